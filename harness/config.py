@@ -1,0 +1,364 @@
+"""The typed configuration of a run: YAML and `key=value` words -> frozen dataclasses.
+
+`load` merges, in this order: defaults, a YAML file, the command line. The method's section is checked
+against the method's own `Config` class, which the caller hands in, so this module knows no methods.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from harness.types import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class TaskConfig:
+    """What is learned."""
+
+    name: str = "digits"
+    """A task from `harness list tasks`, or `package.module:Class`."""
+    model: str = "auto"
+    """A network from `harness list models`, `package.module:Class`, or `auto`: the task's default."""
+    path: str | None = None
+    """A file of the user's own (task `npz`)."""
+    val_fraction: float = 0.1
+    """Share of the training examples held out as val, before they are partitioned."""
+    limit_train: int | None = None
+    """Use only that many training examples (drawn evenly over classes by a fixed seed)."""
+    limit_test: int | None = None
+    """Use only that many test examples."""
+    image_size: int | None = None
+    """Resize square images to this side, pixels."""
+    augment: list[str] = field(default_factory=list)
+    """Augmentations of training batches, in order: crop, hflip, cutout."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keys that only one task family knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionConfig:
+    """Who holds which examples."""
+
+    name: str = "iid"
+    """A rule from `harness list partitions`."""
+    num_clients: int = 10
+    """Clients in the federation."""
+    min_examples: int = 1
+    """Every client holds at least this many examples."""
+    alpha: float = 0.5
+    """Concentration of `dirichlet`; exponent base of `quantity_skew`."""
+    shards_per_client: int = 2
+    """Shards dealt to each client by `shards`."""
+    num_shards: int | None = None
+    """Shards cut by `shards`; default num_clients * shards_per_client."""
+    counts: list[list[int]] = field(default_factory=list)
+    """Examples per client (rows) and class (columns) of `explicit_counts`."""
+    preset: str | None = None
+    """A named table of counts instead of `counts`."""
+    views: list[str] = field(default_factory=list)
+    """Transform of each source in `views`; default the five of FPL, in order, repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetConfig:
+    """Which devices the clients run on."""
+
+    profiles: dict[str, float] = field(default_factory=dict)
+    """Device profile -> share of the clients (normalised, dealt by seed); default all raspberry_pi_4."""
+    server: str = "edge_server"
+    """Device profile of the server."""
+    speed_sigma: float = 0.0
+    """Log-normal spread of each client's clock frequency and rates around its profile."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """Who takes part in a round, and with what."""
+
+    policy: str = "uniform"
+    """A policy from `harness list policies`."""
+    cohort_size: int | None = None
+    """Clients per round; default all."""
+    deadline_s: float | None = None
+    """Simulated seconds after which a reply is paid for and dropped."""
+    failure_probability: float = 0.0
+    """Chance that a client's reply of a round is lost after it was computed and sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """How long, how exact, from where."""
+
+    seed: int = 0
+    """Every random draw derives from it."""
+    num_rounds: int = 10
+    """Rounds of training."""
+    eval_every: int = 1
+    """Evaluate after every so many rounds, and after the last."""
+    precision: str = "32-true"
+    """Lightning Fabric's precision: 32-true, bf16-mixed, 16-mixed, 64-true."""
+    target: float | None = None
+    """Stop once the task's metric on val reaches this value."""
+    checkpoint_every: int = 1
+    """Rounds between checkpoints; a resumed run replays at most so many."""
+    resume: bool = False
+    """Continue an interrupted run."""
+    force: bool = False
+    """Run again although a finished run lies in results_dir."""
+    results_dir: str = "results"
+    """Folder that receives `<run_id>/`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeConfig:
+    """On what it runs. Of this section only threads, accelerator and layout can change a bit."""
+
+    transport: str = "ray"
+    """`ray`: actors; `local`: the same bits in this process."""
+    address: str | None = None
+    """Ray cluster to join; default starts one on this machine."""
+    min_actors: int | None = None
+    """Client actors to start with; default one per free core, at most the cohort."""
+    max_actors: int | None = None
+    """Client actors to grow to at round boundaries; default min_actors."""
+    clients_per_actor: int | None = None
+    """Clients of one cohort hosted by an actor (1 = an actor each); default cohort / min_actors."""
+    client_threads: int = 1
+    """Torch threads of a client actor."""
+    server_threads: int = 1
+    """Torch threads of the server."""
+    accelerator: str = "cpu"
+    """cpu, gpu or auto."""
+    gpus_per_actor: float = 0.0
+    """Share of a GPU that a client actor holds."""
+    channels_last: bool = True
+    """Lay convolution inputs out channels last (faster on CPUs)."""
+    exact_meter: bool = False
+    """Count the FLOPs of every step instead of replaying the count of an equal one."""
+    max_retries: int = 3
+    """Replays of one round after lost actors before the run gives up."""
+    state_dir: str | None = None
+    """Folder for the states of stateful clients, seen by every actor; default inside the run's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """Where records go beside the files."""
+
+    console: bool = True
+    """Progress bar and a line per evaluation."""
+    wandb: str = "disabled"
+    """disabled, auto (online with a key, else offline), offline or online."""
+    project: str = "edge-fl-harness"
+    """W&B project."""
+    entity: str | None = None
+    """W&B entity."""
+    group: str | None = None
+    """W&B group; default method-task."""
+    job_type: str = "run"
+    """W&B job type."""
+    tags: list[str] = field(default_factory=list)
+    """W&B tags."""
+    per_client: bool = False
+    """Also record client/<id>/... metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodConfig:
+    """Base of every method's Config."""
+
+    name: str = ""
+    """A method from `harness list methods`, or `package.module:Class`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One run."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    partition: PartitionConfig = field(default_factory=PartitionConfig)
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    method: Any = None
+    """`name` and the fields of the method's own Config."""
+    run: RunConfig = field(default_factory=RunConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    @property
+    def run_id(self) -> str:
+        """`method-task-hash-seed`: equal for runs that must give equal bits."""
+        task = self.task.name.rsplit(":", 1)[-1].lower()
+        method = self.method.name.rsplit(":", 1)[-1].lower()
+        return f"{method}-{task}-{self.digest}-{self.run.seed}"
+
+    @property
+    def digest(self) -> str:
+        """Hash of every key that may change a result, the seed left out: one digest, many seeds."""
+        tree = as_dict(self)
+        for path in NOT_HASHED:
+            section, _, key = path.partition(".")
+            tree.pop(section) if not key else tree[section].pop(key)
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
+
+
+NOT_HASHED = (
+    "log",
+    *(f"run.{key}" for key in ("seed", "resume", "force", "results_dir", "checkpoint_every")),
+    *(f"runtime.{key}" for key in ("transport", "address", "min_actors", "max_actors", "clients_per_actor")),
+    *(f"runtime.{key}" for key in ("gpus_per_actor", "exact_meter", "max_retries", "state_dir")),
+)
+"""Keys that must not change a bit of a run's results."""
+
+SHORTHANDS = {
+    "task": "task.name",
+    "model": "task.model",
+    "partition": "partition.name",
+    "scheduler": "scheduler.policy",
+    "method": "method.name",
+    "seed": "run.seed",
+}
+"""`task=digits` on the command line and in YAML means `task.name=digits`."""
+
+
+def load(
+    words: Sequence[str] = (),
+    *,
+    method_config: Callable[[str], type[MethodConfig]],
+    file: Path | None = None,
+    tree: Mapping[str, Any] | None = None,
+) -> Config:
+    """Merge defaults, `tree`, `file` and `key=value` words into a checked Config.
+
+    Raises ConfigError, in one line, for an unknown key, a wrong type or an impossible combination.
+    """
+    given = OmegaConf.create(_expand(dict(tree or {})))
+    if file is not None:
+        given = _merge(given, OmegaConf.create(_expand(_read_yaml(file))))
+    for word in words:
+        given = _merge(given, _parse_word(word))
+    method = given.pop("method", None) or {}
+    name = str(method.get("name", "fedavg"))
+    method_cls = method_config(name)
+    root = _merge(OmegaConf.structured(Config), given)
+    section = _merge(OmegaConf.structured(method_cls), OmegaConf.create({**method, "name": name}), "method.")
+    plain = cast(Config, OmegaConf.to_object(root))
+    cfg = dataclasses.replace(plain, method=OmegaConf.to_object(section))
+    _check(cfg)
+    return cfg
+
+
+def as_dict(cfg: Any) -> dict[str, Any]:
+    """A configuration dataclass as plain dicts and lists, ready for YAML or JSON."""
+    return dataclasses.asdict(cfg)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ConfigError with `message` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def nearest(got: str, names: Sequence[str]) -> str:
+    """`; did you mean X?`, or the list of names where none is near."""
+    close = difflib.get_close_matches(got, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; choose one of {', '.join(sorted(names))}"
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"--config {file}: cannot be read ({error.strerror}); give a YAML file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {file}: not YAML ({' '.join(str(error).split())})") from None
+    require(isinstance(tree, dict), f"--config {file}: must hold `section: {{key: value}}`, got {tree!r}")
+    return cast(dict[str, Any], tree)
+
+
+def _parse_word(word: str) -> DictConfig:
+    require("=" in word, f"{word!r} is not key=value; write for example run.num_rounds=10")
+    try:
+        tree = OmegaConf.to_container(OmegaConf.from_dotlist([word]))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"{word!r}: {' '.join(str(error).split())}") from None
+    return OmegaConf.create(_expand(cast(dict[str, Any], tree)))
+
+
+def _expand(tree: dict[str, Any]) -> dict[str, Any]:
+    """Replace shorthands (`task: digits`) by the sections they stand for."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key in SHORTHANDS and not isinstance(value, dict):
+            section, leaf = SHORTHANDS[key].split(".")
+            out.setdefault(section, {})[leaf] = value
+        elif isinstance(value, dict):
+            out.setdefault(key, {}).update(value)
+        else:
+            out[key] = value
+    return out
+
+
+def _merge(base: DictConfig, given: DictConfig, prefix: str = "") -> DictConfig:
+    try:
+        return cast(DictConfig, OmegaConf.merge(base, given))
+    except ConfigKeyError as error:
+        key = str(error.key)
+        owner = error.object_type if dataclasses.is_dataclass(error.object_type) else None
+        names = [f.name for f in dataclasses.fields(owner)] if owner else []
+        raise ConfigError(f"{prefix}{error.full_key}: unknown key{nearest(key, names)}") from None
+    except OmegaConfBaseException as error:
+        reason = re.sub(r"\s+", " ", str(error).split("full_key:")[0]).strip()
+        at = f"{prefix}{error.full_key}: " if error.full_key else prefix
+        raise ConfigError(f"{at}{reason}") from None
+
+
+def _check(cfg: Config) -> None:
+    """Combinations that no run can satisfy, found before anything is read or written."""
+    n, k = cfg.partition.num_clients, cfg.scheduler.cohort_size
+    require(n >= 1, f"partition.num_clients must be >= 1, got {n}")
+    if k is not None:
+        require(k >= 1, f"scheduler.cohort_size must be >= 1, got {k}")
+        require(k <= n, f"scheduler.cohort_size must be <= partition.num_clients, got {k} > {n}")
+    positive = {
+        "run.num_rounds": cfg.run.num_rounds,
+        "run.eval_every": cfg.run.eval_every,
+        "run.checkpoint_every": cfg.run.checkpoint_every,
+        "runtime.client_threads": cfg.runtime.client_threads,
+        "runtime.server_threads": cfg.runtime.server_threads,
+        "runtime.min_actors": cfg.runtime.min_actors,
+        "runtime.max_actors": cfg.runtime.max_actors,
+        "runtime.clients_per_actor": cfg.runtime.clients_per_actor,
+    }
+    for path, value in positive.items():
+        require(value is None or value >= 1, f"{path} must be >= 1, got {value}")
+    low, high = cfg.runtime.min_actors, cfg.runtime.max_actors
+    if low and high:
+        require(low <= high, f"runtime.min_actors must be <= runtime.max_actors, got {low} > {high}")
+    p, v = cfg.scheduler.failure_probability, cfg.task.val_fraction
+    require(0 <= p <= 1, f"scheduler.failure_probability must be in [0, 1], got {p}")
+    require(0 < v < 1, f"task.val_fraction must be in (0, 1), got {v}")
+    deadline = cfg.scheduler.deadline_s
+    require(deadline is None or deadline > 0, f"scheduler.deadline_s must be > 0, got {deadline}")
+    for path, value, allowed in (
+        ("runtime.transport", cfg.runtime.transport, ["ray", "local"]),
+        ("runtime.accelerator", cfg.runtime.accelerator, ["cpu", "gpu", "auto"]),
+        ("log.wandb", cfg.log.wandb, ["disabled", "auto", "offline", "online"]),
+        ("run.precision", cfg.run.precision, ["32-true", "bf16-mixed", "16-mixed", "64-true"]),
+    ):
+        require(value in allowed, f"{path}: unknown value {value!r}{nearest(str(value), allowed)}")
+    shares = cfg.fleet.profiles
+    require(
+        not shares or (min(shares.values()) >= 0 and sum(shares.values()) > 0),
+        f"fleet.profiles must hold shares >= 0 with a positive sum, got {dict(shares)}",
+    )

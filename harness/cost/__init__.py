@@ -1,0 +1,1 @@
+"""What work costs: the meter, the ledger, device profiles and links."""

@@ -1,0 +1,26 @@
+"""What one submodel costs: the figures that `describe` prints and a scheduler weighs."""
+
+from dataclasses import dataclass
+
+from harness.types import SubmodelId
+
+
+@dataclass(frozen=True, slots=True)
+class SubmodelProfile:
+    """Counts of one network, per sample where it says so."""
+
+    name: SubmodelId
+    params: int
+    """Trainable parameters."""
+    macs_forward: int
+    """Multiply-adds of a forward pass, per sample."""
+    flops_train: int
+    """Metered FLOPs of forward and backward, per sample."""
+    num_bytes: int
+    """Parameters and floating-point buffers as they travel."""
+    activation_bytes: int
+    """Kept for the backward pass, per sample."""
+
+    def memory_bytes(self, *, batch_size: int, optimizer_slots: int = 0) -> int:
+        """Needed to train: weights, gradients, the optimizer's slots per parameter, one batch's activations."""
+        return (2 + optimizer_slots) * self.num_bytes + batch_size * self.activation_bytes

@@ -1,0 +1,1 @@
+"""What clients hold: tasks (one file per family), partitions, shards, augmentation."""

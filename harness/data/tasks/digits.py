@@ -1,0 +1,33 @@
+"""The 1,797 handwritten digits bundled with scikit-learn: a real data set that is always there.
+
+Source: E. Alpaydin, C. Kaynak, "Optical recognition of handwritten digits", UCI (its test part).
+"""
+
+import numpy as np
+
+from harness.data.resize import resize
+from harness.data.splits import Stored, stratified_order
+from harness.data.task import Examples
+from harness.data.tasks.images import Card, ImageTask
+
+NUM_TEST = 297
+
+
+class Digits(ImageTask):
+    """8x8 images with 17 shades of grey, enlarged to 28x28 unless task.image_size says otherwise."""
+
+    def card(self) -> Card:
+        size = self.cfg.image_size or 28
+        # Mean and deviation of the enlarged training pixels.
+        return Card((size, size, 1), 10, 1500, mean=(0.3053,), std=(0.3474,))
+
+    def stored(self) -> Stored:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        labels = bunch.target.astype(np.int64)
+        pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+        images = resize(pixels, size=self.size[0])
+        order = stratified_order(labels)
+        test, train = order[:NUM_TEST], order[NUM_TEST:]
+        return Stored(Examples(images[train], labels[train]), Examples(images[test], labels[test]))

@@ -1,0 +1,1 @@
+"""How things travel: payloads, the client's one door, transports, the cohort that charges every exchange."""

@@ -1,0 +1,144 @@
+"""A client, and `invoke`: the one door through which anything reaches it and leaves it."""
+
+import time
+from abc import ABC
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+
+from harness.cost.devices import DeviceProfile, OperatingPoint, Work, price
+from harness.data.task import Shard
+from harness.exchange.payloads import Payload
+from harness.learning.seeding import derive, torch_generator
+from harness.learning.workplace import Workplace
+from harness.types import ClientId, Phase, Status, SubmodelId
+
+CfgT = TypeVar("CfgT")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call of one endpoint at one client, with all that decides its outcome and its price."""
+
+    client: ClientId
+    endpoint: str
+    """Name of the method called."""
+    submodel: SubmodelId
+    round: int
+    sequence: int
+    """How many exchanges this client had before in this round."""
+    phase: Phase
+    device: DeviceProfile
+    point: OperatingPoint
+    fails: bool
+    """The reply gets lost (planned)."""
+    elapsed_s: float
+    """Simulated seconds this client already spent in this round."""
+    deadline_s: float | None
+    """Seconds from the round's start after which the reply is dropped."""
+    version: int | None
+    """Round at whose end this client's state was last committed; None if it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What an exchange took, measured at the door, and what became of the reply."""
+
+    request: Request
+    work: Work
+    status: Status
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What the client logged; diagnostics, uncharged."""
+    wall_s: float = 0.0
+    """Real seconds (never compared)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A client's answer and its receipt. The payload is None where it was summed up on the spot."""
+
+    receipt: Receipt
+    payload: Payload | None
+
+
+class Client(ABC, Generic[CfgT]):
+    """One participant. Every public method taking and returning a Payload is an endpoint.
+
+    A client object may be dropped after any exchange and built anew for the next one, in another process:
+    what must survive goes through `state_dict` and `load_state_dict` (tensors and plain values only), and
+    `stateful` must then be True.
+    """
+
+    stateful: ClassVar[bool] = False
+
+    def __init__(self, client_id: ClientId, cfg: CfgT, shard: Shard, place: Workplace) -> None:
+        self.client_id = client_id
+        self.cfg = cfg
+        self.shard = shard
+        self.place = place
+        self.round = -1
+        self.metrics: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the client keeps between exchanges."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state that `state_dict` gave."""
+
+    def log(self, name: str, value: float) -> None:
+        """Report a diagnostic; the round's record holds its mean over clients, weighted by examples."""
+        self.metrics[name] = value
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Randomness of this client, this round, for this purpose."""
+        return torch_generator(self.place.seed, round=self.round, client=self.client_id, purpose=purpose)
+
+
+def invoke(client: Client[Any], request: Request, down: Payload) -> Reply:
+    """Let `client` answer one request: copied in, metered, checked.
+
+    Raises TypeError where the endpoint does not return a Payload.
+    """
+    started = time.perf_counter()
+    client.round, client.metrics = request.round, {}
+    place = client.place
+    place.meter.take()
+    word = f"{request.endpoint}/{request.sequence}"
+    torch.manual_seed(derive(place.seed, round=request.round, client=request.client, purpose=word))
+    endpoint: Callable[[Payload], Payload] = getattr(client, request.endpoint)
+    up = endpoint(down.copied())
+    if not isinstance(up, Payload):
+        raise TypeError(f"{type(client).__name__}.{request.endpoint} must return a Payload, got {type(up).__name__}")
+    work = Work(flops=place.meter.take(), tx_bytes=up.num_bytes, rx_bytes=down.num_bytes)
+    receipt = Receipt(
+        request=request,
+        work=work,
+        status=judge(request, work, up),
+        metrics=client.metrics,
+        wall_s=time.perf_counter() - started,
+    )
+    return Reply(receipt=receipt, payload=up)
+
+
+def judge(request: Request, work: Work, up: Payload) -> Status:
+    """Whether the reply counts: lost (planned), too late, not finite, or fine."""
+    if request.fails:
+        return Status.FAILED
+    if request.deadline_s is not None:
+        cost = price(work, request.device, request.point)
+        if request.elapsed_s + cost.busy_s > request.deadline_s:
+            return Status.LATE
+    if not all(is_finite(tensor) for tensor in up.tensors()):
+        return Status.REFUSED
+    return Status.OK
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """No NaN and no infinity. One pass: the sum of extremes is not finite where any value is not."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    low, high = torch.aminmax(tensor)
+    return bool(torch.isfinite(low) & torch.isfinite(high))

@@ -1,0 +1,122 @@
+"""Typed, frozen messages. What is sent is what is counted: the bytes of a payload are those of its tensors.
+
+Shape letters: N examples, B batch, C classes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.types import SubmodelId
+
+P = TypeVar("P", bound="Payload")
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """Base of every message. Fields are tensors, mappings of tensors, None, or plain values.
+
+    Plain values (an example count, a submodel's name) are envelope, not content: they count no bytes.
+    """
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors, on any device (meta tensors too, so `describe` needs no data)."""
+        return sum(t.numel() * t.element_size() for t in self.tensors())
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor, in field order."""
+        found: list[Tensor] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                found.append(value)
+            elif isinstance(value, Mapping):
+                found.extend(value.values())
+        return found
+
+    def copied(self: P) -> P:
+        """A payload that shares no memory with this one."""
+        return self.mapped(lambda t: t.detach().clone())
+
+    def mapped(self: P, change: Callable[[Tensor], Any]) -> P:
+        """The same payload with `change` applied to every tensor."""
+        return cast(P, _rebuild(type(self), [_walk(getattr(self, f.name), change) for f in fields(self)]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # numpy buffers travel out of band (pickle 5): Ray moves them through shared memory.
+        packed = [_walk(getattr(self, f.name), _Packed.of) for f in fields(self)]
+        return _unpack, (type(self), packed)
+
+
+@dataclass(frozen=True, slots=True)
+class Empty(Payload):
+    """Nothing but the call itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights(Payload):
+    """Parameters and floating-point buffers of a (sub)model, absolute values."""
+
+    params: Mapping[str, Tensor]
+    """Name -> tensor of any shape."""
+    num_examples: int = 0
+    """Examples they were trained on: the weight in the mean."""
+    submodel: SubmodelId = SubmodelId("full")
+    """Which submodel the names belong to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores(Payload):
+    """A client's own evaluation."""
+
+    values: Mapping[str, Tensor]
+    """Metric key -> [] float."""
+
+
+class _Packed:
+    """A tensor on its way through pickle: a numpy view of its bytes, its dtype and shape."""
+
+    __slots__ = ("array", "dtype")
+
+    def __init__(self, array: "np.ndarray[Any, Any]", dtype: torch.dtype) -> None:
+        self.array, self.dtype = array, dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "_Packed":
+        plain = tensor.detach().cpu().contiguous()
+        # numpy knows no bfloat16: such tensors travel as the integers that share their bits.
+        bits = plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain
+        return cls(bits.numpy(), plain.dtype)
+
+    def tensor(self) -> Tensor:
+        # Ray hands out read-only views of shared memory: one copy per process and object, never written through.
+        array = self.array if self.array.flags.writeable else self.array.copy()
+        return torch.from_numpy(array).view(self.dtype)
+
+
+def _walk(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: change(tensor) for name, tensor in value.items()}
+    return value
+
+
+def _unpack(cls: type[Payload], packed: list[Any]) -> Payload:
+    def unpack(value: Any) -> Any:
+        if isinstance(value, _Packed):
+            return value.tensor()
+        if isinstance(value, dict):
+            return {name: item.tensor() for name, item in value.items()}
+        return value
+
+    return _rebuild(cls, [unpack(value) for value in packed])
+
+
+def _rebuild(cls: type[Payload], values: list[Any]) -> Payload:
+    return cls(**{field.name: value for field, value in zip(fields(cls), values, strict=True)})

@@ -1,0 +1,1 @@
+"""How models learn: the one local loop, evaluation, aggregation, seeding."""

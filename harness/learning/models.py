@@ -1,0 +1,119 @@
+"""From configuration to LightningModule: networks by name, optimizers by TrainingConfig."""
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from torch import nn
+
+from harness.config import MethodConfig, nearest, require
+from harness.data.task import Task
+from harness.types import ConfigError
+from lightning_modules.classifier import Classifier
+from lightning_modules.networks import build_network, network_names
+
+Parameters = Iterable[nn.Parameter]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig(MethodConfig):
+    """Local training: what every method that trains at clients shares. Extend it, or override defaults."""
+
+    optimizer: str = "sgd"
+    """sgd or adam."""
+    lr: float = 0.1
+    """Learning rate."""
+    lr_decay: float = 1.0
+    """Factor on lr per round."""
+    momentum: float = 0.0
+    """Momentum of sgd."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum."""
+    weight_decay: float = 0.0
+    """L2 coefficient inside the optimizer."""
+    amsgrad: bool = False
+    """Variant of adam."""
+    batch_size: int = 10
+    """Examples per step; 0 takes the whole shard."""
+    local_epochs: int = 1
+    """Passes over the shard per round."""
+    local_steps: int | None = None
+    """Steps per round instead of whole epochs; stops early within local_epochs' order, repeats beyond it."""
+
+    def check(self) -> None:
+        """Raise ConfigError for values no training can use."""
+        require(self.optimizer in OPTIMIZERS, f"method.optimizer: unknown value {self.optimizer!r}"
+                + nearest(self.optimizer, list(OPTIMIZERS)))  # fmt: skip
+        require(self.lr > 0, f"method.lr must be > 0, got {self.lr}")
+        require(0 < self.lr_decay <= 1, f"method.lr_decay must be in (0, 1], got {self.lr_decay}")
+        require(0 <= self.momentum < 1, f"method.momentum must be in [0, 1), got {self.momentum}")
+        require(not self.nesterov or self.momentum > 0, "method.nesterov needs method.momentum > 0")
+        require(self.batch_size >= 0, f"method.batch_size must be >= 0, got {self.batch_size}")
+        require(self.local_epochs >= 1, f"method.local_epochs must be >= 1, got {self.local_epochs}")
+        steps = self.local_steps
+        require(steps is None or steps >= 1, f"method.local_steps must be >= 1, got {steps}")
+
+
+def _sgd(parameters: Parameters, cfg: TrainingConfig, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        parameters,
+        lr=lr,
+        momentum=cfg.momentum,
+        nesterov=cfg.nesterov,
+        weight_decay=cfg.weight_decay,
+        fused=True,
+    )
+
+
+def _adam(parameters: Parameters, cfg: TrainingConfig, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=lr, weight_decay=cfg.weight_decay, amsgrad=cfg.amsgrad, fused=True)
+
+
+OPTIMIZERS: dict[str, Callable[[Parameters, TrainingConfig, float], torch.optim.Optimizer]] = {
+    "sgd": _sgd,
+    "adam": _adam,
+}
+
+
+def make_optimizer(parameters: Parameters, cfg: TrainingConfig, *, round: int) -> torch.optim.Optimizer:
+    """The configured optimizer with this round's learning rate, lr * lr_decay^round."""
+    return OPTIMIZERS[cfg.optimizer](parameters, cfg, cfg.lr * cfg.lr_decay**round)
+
+
+def build_module(task: Task) -> L.LightningModule:
+    """The task's network (`task.model`) with its loss.
+
+    A user's `package.module:Class` is called as Class(input_shape=..., num_classes=...); an nn.Module is
+    wrapped into a Classifier. Raises ConfigError for an unknown name or a shape that does not fit.
+    """
+    name = task.default_model if task.cfg.model == "auto" else task.cfg.model
+    if ":" in name:
+        built = import_object(name, key="task.model")(
+            input_shape=task.input_shape, num_classes=task.num_classes
+        )
+        return built if isinstance(built, L.LightningModule) else Classifier(built)
+    if name not in network_names():
+        raise ConfigError(f"task.model: unknown network {name!r}{nearest(name, network_names())}")
+    try:
+        network = build_network(name, input_shape=task.input_shape, num_classes=task.num_classes)
+    except ValueError as error:
+        raise ConfigError(f"task.model={name} does not fit task.name={task.cfg.name}: {error}") from None
+    return Classifier(network)
+
+
+def import_object(path: str, *, key: str) -> Callable[..., Any]:
+    """The object named `package.module:Class`, from the user's own code."""
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(
+            f"{key}={path}: cannot import {module_name} ({error}); run from its folder or set PYTHONPATH"
+        ) from None
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise ConfigError(f"{key}={path}: {module_name} has no class {attribute}{nearest(attribute, dir(module))}")
+    return found  # type: ignore[no-any-return]

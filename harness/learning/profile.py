@@ -1,0 +1,43 @@
+"""What a network costs, found on torch's meta device: shapes alone, no data, no arithmetic."""
+
+from collections.abc import Callable
+
+import lightning as L
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.cost.submodel import SubmodelProfile
+from harness.data.task import Task
+from harness.learning.weights import state_of
+from harness.types import SubmodelId
+
+BATCH = 2
+"""Examples in the counted step; batch norm needs more than one."""
+
+
+def profile(build: Callable[[], L.LightningModule], *, name: str, task: Task) -> SubmodelProfile:
+    """Count one training step of a task's network with torch's own counter."""
+    with torch.device("meta"):
+        module = build().to("meta")
+        inputs = torch.empty(BATCH, *task.input_shape)
+        targets = torch.empty(BATCH, dtype=torch.int64)
+        ids = torch.empty(BATCH, dtype=torch.int64)
+    with FlopCounterMode(display=False) as forward:
+        module(inputs)
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dim() and tensor.shape[0] == BATCH:
+            saved[id(tensor)] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with FlopCounterMode(display=False) as both, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        module.training_step((inputs, targets, ids), 0).backward()
+    return SubmodelProfile(
+        name=SubmodelId(name),
+        params=sum(p.numel() for p in module.parameters() if p.requires_grad),
+        macs_forward=int(forward.get_total_flops()) // 2 // BATCH,
+        flops_train=int(both.get_total_flops()) // BATCH,
+        num_bytes=sum(t.numel() * t.element_size() for t in state_of(module).values()),
+        activation_bytes=sum(saved.values()) // BATCH,
+    )

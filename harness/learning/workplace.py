@@ -1,0 +1,64 @@
+"""What one process, an actor's or the server's, works with: device, meter, and one copy of each network."""
+
+from collections.abc import Callable
+from typing import Literal, cast
+
+import lightning as L
+import numpy as np
+import torch
+
+from harness.config import Config
+from harness.cost.meter import Meter
+from harness.data.task import Examples, Shard, Splits, Task
+from harness.learning.seeding import derive
+
+
+class Workplace:
+    """Shared by all clients of a process, so memory grows with processes and not with clients."""
+
+    def __init__(self, cfg: Config, *, task: Task, splits: Splits | None, threads: int) -> None:
+        """`splits` is None where no data are needed (`describe`)."""
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(True)
+        self.task = task
+        self.splits = splits
+        self.seed = cfg.run.seed
+        self.threads = threads
+        self.channels_last = cfg.runtime.channels_last
+        self.meter = Meter(exact=cfg.runtime.exact_meter)
+        self.fabric = L.Fabric(accelerator=cfg.runtime.accelerator, devices=1, precision=cfg.run.precision)
+        self._modules: dict[str, L.LightningModule] = {}
+
+    def split(self, name: Literal["train", "val", "test"]) -> Shard:
+        """A whole split as one shard."""
+        assert self.splits is not None, "this workplace was built without data"
+        examples: Examples = getattr(self.splits, name)
+        return Shard(self.task, examples, np.arange(len(examples)))
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Layout of convolution inputs and kernels."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def module(self, name: str, build: Callable[[], L.LightningModule]) -> L.LightningModule:
+        """The process's one instance of a network. Whoever borrows it loads the weights it wants first."""
+        if name not in self._modules:
+            # Its random initial weights are never used; a fixed stream keeps construction free of side effects.
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                module = build()
+            self._modules[name] = self.settle(module)
+        return self._modules[name]
+
+    def settle(self, module: L.LightningModule) -> L.LightningModule:
+        """Move a network to this process's device and memory layout."""
+        placed = module.to(self.fabric.device)
+        if self.channels_last:
+            placed = placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cast(L.LightningModule, placed)
+
+    def initial(self, build: Callable[[], L.LightningModule], *, purpose: str = "init") -> L.LightningModule:
+        """A new network whose initial weights depend on the run's seed and `purpose` alone."""
+        with torch.random.fork_rng():
+            torch.manual_seed(derive(self.seed, purpose=purpose))
+            return self.settle(build())

@@ -1,0 +1,1 @@
+"""How a run goes: the method contract, the engine that runs rounds, the files and sinks that receive them."""

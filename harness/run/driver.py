@@ -1,0 +1,145 @@
+"""A run from configuration to summary: the only place that reads data and writes files."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from harness.config import Config, require
+from harness.data.partition import Partition, partition
+from harness.data.task import Splits, Task
+from harness.data.tasks import load_task
+from harness.exchange.worker import Job
+from harness.learning.workplace import Workplace
+from harness.run.method import load_method
+from harness.run.records import COSTS, Summary
+from harness.run.runtime import EngineLost, Running, Runtime
+from harness.run.sinks import Sink
+from harness.run.store import RunStore, finished_summary
+from harness.scheduling.fleet import build_fleet, server_profile
+from harness.scheduling.policies import load_policy
+
+
+def execute(cfg: Config, *, runtime: Runtime, sinks: Sequence[Sink] = ()) -> Summary:
+    """Run `cfg` to its end, or return the summary of a finished run that lies in results_dir.
+
+    Raises ConfigError or DataError before anything is written.
+    """
+    task = preflight(cfg)
+    if (summary := finished_summary(cfg)) is not None and not cfg.run.force:
+        return summary
+    started = time.perf_counter()
+    splits = task.load()
+    shards = partition_for(cfg, task=task, splits=splits)
+    label_counts = shards.label_counts(splits.train.targets, task.num_classes)
+    description = {
+        "sizes": shards.sizes.tolist(),
+        "remainder": len(shards.remainder),
+        "label_counts": label_counts.tolist(),
+    }
+    with RunStore.open(cfg, partition=description) as store:
+        job = Job(
+            cfg=cfg,
+            task=task,
+            splits=splits,
+            partition=shards,
+            client_class=load_method(cfg.method.name).Client,
+            state_dir=Path(cfg.runtime.state_dir or store.folder / "state").absolute() / cfg.run_id,
+        )
+        for sink in sinks:
+            sink.start(cfg, run_id=cfg.run_id, first_round=store.next_round)
+        play(job, runtime=runtime, store=store, sinks=sinks, started=started)
+        summary = summarize(cfg, records=store.records(), timings=store.timings(), started=started)
+        store.finish(summary)
+    for sink in sinks:
+        sink.finish(summary)
+    return summary
+
+
+def preflight(cfg: Config) -> Task:
+    """Everything that can be wrong with a configuration, found without data. Raises ConfigError."""
+    task = load_task(cfg.task)
+    load_policy(cfg.scheduler.policy)
+    build_fleet(cfg.fleet, num_clients=min(cfg.partition.num_clients, 1), seed=0)
+    server_profile(cfg.fleet)
+    wants_gpu = cfg.runtime.accelerator == "gpu" or cfg.runtime.gpus_per_actor > 0
+    require(
+        not wants_gpu or cfg.runtime.address is not None or torch.cuda.is_available(),
+        "runtime.accelerator=gpu (or gpus_per_actor > 0) needs a GPU, and torch sees none here; "
+        "use runtime.accelerator=cpu or runtime.address of a cluster that has one",
+    )
+    if not wants_gpu or torch.cuda.is_available():
+        place = Workplace(cfg, task=task, splits=None, threads=cfg.runtime.server_threads)
+        load_method(cfg.method.name)(cfg.method, place).submodels()
+    return task
+
+
+def partition_for(cfg: Config, *, task: Task, splits: Splits) -> Partition:
+    """The partition of a run's training examples. Raises ConfigError where it cannot be made."""
+    train = splits.train
+    return partition(
+        cfg.partition,
+        targets=train.targets,
+        writers=train.writers,
+        num_classes=task.num_classes,
+        seed=cfg.run.seed,
+    )
+
+
+def play(job: Job, *, runtime: Runtime, store: RunStore, sinks: Sequence[Sink], started: float) -> None:
+    """Round after round until the last, or the target; from the last checkpoint again where the engine died."""
+    engine = runtime.start(job, restored=store.restored)
+    retries = 0
+    round = store.next_round
+    while round < job.cfg.run.num_rounds:
+        try:
+            commit = engine.run_round(round)
+        except EngineLost:
+            retries += 1
+            if retries > job.cfg.runtime.max_retries:
+                raise
+            engine, round = restart(job, runtime=runtime, store=store)
+            continue
+        store.commit(commit)
+        for sink in sinks:
+            sink.write(commit.record, commit.timings)
+        round += 1
+        if commit.done:
+            break
+
+
+def restart(job: Job, *, runtime: Runtime, store: RunStore) -> tuple[Running, int]:
+    """A new engine at the last checkpoint; files written since are truncated."""
+    store.rewind()
+    return runtime.start(job, restored=store.restored), store.next_round
+
+
+def summarize(
+    cfg: Config,
+    *,
+    records: Sequence[Mapping[str, Any]],
+    timings: Sequence[Mapping[str, Any]],
+    started: float,
+) -> dict[str, Any]:
+    """What `--json` prints: last metrics, totals, the test result at the round of best val, wall times."""
+    metric = load_task(cfg.task).metric
+    last = records[-1]
+    measured = [r for r in records if f"val/{metric}" in r]
+    best = max(measured, key=lambda r: r[f"val/{metric}"], default=None)
+    keys = ("round", f"val/{metric}", f"eval/{metric}")
+    wall = [t["time/wall_s"] for t in timings]
+    final = measured[-1] if measured else last
+    return {
+        "run_id": cfg.run_id,
+        "method": cfg.method.name,
+        "task": cfg.task.name,
+        "seed": cfg.run.seed,
+        "rounds": len(records),
+        "metrics": {k: v for k, v in final.items() if k.split("/")[0] in ("eval", "val", "train")},
+        "totals": {name: last[f"cost/{name}_total"] for name in COSTS} | {"sim_s": last["time/sim_s_total"]},
+        "best": {key: best[key] for key in keys} if best else {},
+        "timings": {"wall_s": time.perf_counter() - started, "median_round_s": median(wall) if wall else 0.0},
+    }

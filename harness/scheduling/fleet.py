@@ -1,0 +1,102 @@
+"""The devices of a federation as columns: a million clients are a few arrays.
+
+Shape letter: K clients.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.config import FleetConfig, require
+from harness.cost.devices import DeviceProfile, find_profile
+from harness.types import ClientId
+
+DEFAULT_PROFILE = "raspberry_pi_4"
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Every client's device; `fleet[client]` is one of them."""
+
+    profiles: tuple[str, ...]
+    """Names that `profile_index` points into."""
+    profile_index: NDArray[np.int64]
+    """[K]"""
+    devices: DeviceProfile
+    """Columns [K] float64, in client order."""
+
+    def __len__(self) -> int:
+        return len(self.profile_index)
+
+    def __getitem__(self, client: ClientId) -> DeviceProfile:
+        """One client's device, as plain Python floats. Raises IndexError for a client outside 0..K-1."""
+        if not 0 <= client < len(self):
+            raise IndexError(f"client {client} is not in a fleet of {len(self)}")
+        return self.devices.row(client)
+
+    def take(self, clients: NDArray[np.int64]) -> DeviceProfile:
+        """Columns of the devices of `clients`, in that order."""
+        return self.devices.take(clients)
+
+    def profile(self, client: ClientId) -> str:
+        """Name of the profile that a client's device derives from."""
+        return self.profiles[int(self.profile_index[client])]
+
+
+def build_fleet(cfg: FleetConfig, *, num_clients: int, seed: int) -> Fleet:
+    """Deal devices to `num_clients` clients by the shares of `fleet.profiles`.
+
+    Shares become counts by largest remainder; who gets which device, and how far its clock and rates lie
+    from its profile (`fleet.speed_sigma`), depend on the seed alone. Full-speed power stays the profile's.
+    Raises ConfigError for an unknown profile, a negative share or spread, or shares that sum to 0.
+    """
+    shares = dict(cfg.profiles) or {DEFAULT_PROFILE: 1.0}
+    named = [find_profile(name, key="fleet.profiles").device for name in shares]
+    require(cfg.speed_sigma >= 0, f"fleet.speed_sigma must be >= 0, got {cfg.speed_sigma}")
+    counts = _largest_remainder(np.array(list(shares.values()), dtype=np.float64), num_clients)
+    deal, clock, link = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3))
+    index = deal.permutation(np.repeat(np.arange(len(named), dtype=np.int64), counts))
+    columns = (
+        np.array([getattr(d, f) for d in named], dtype=np.float64)[index]
+        for f in DeviceProfile.__dataclass_fields__
+    )
+    devices = DeviceProfile(*columns)
+    if cfg.speed_sigma > 0:
+        devices = _spread(
+            devices,
+            clock=np.exp(cfg.speed_sigma * clock.standard_normal(num_clients)),
+            link=np.exp(cfg.speed_sigma * link.standard_normal(num_clients)),
+        )
+    return Fleet(profiles=tuple(shares), profile_index=index, devices=devices)
+
+
+def server_profile(cfg: FleetConfig) -> DeviceProfile:
+    """The server's device, plain numbers. Raises ConfigError for an unknown profile."""
+    return find_profile(cfg.server, key="fleet.server").device
+
+
+def _spread(
+    devices: DeviceProfile, *, clock: NDArray[np.float64], link: NDArray[np.float64]
+) -> DeviceProfile:
+    """Multiply clocks [K] and rates [K]; kappa falls with the cube, so that kappa f^3 at full speed stays."""
+    return replace(
+        devices,
+        max_frequency_hz=devices.max_frequency_hz * clock,
+        kappa=devices.kappa / (clock * clock * clock),
+        tx_bps=devices.tx_bps * link,
+        rx_bps=devices.rx_bps * link,
+    )
+
+
+def _largest_remainder(shares: NDArray[np.float64], total: int) -> NDArray[np.int64]:
+    """Counts >= 0 that sum to `total`, each within 1 of its share; ties go to the earlier profile."""
+    require(
+        bool(np.all(shares >= 0)) and shares.sum() > 0,
+        f"fleet.profiles must hold shares >= 0 with a positive sum, got {shares.tolist()}",
+    )
+    exact = shares / shares.sum() * total
+    counts: NDArray[np.int64] = np.floor(exact).astype(np.int64)
+    order = np.argsort(counts - exact, kind="stable")
+    counts[order[: total - int(counts.sum())]] += 1
+    return counts

@@ -1,0 +1,39 @@
+"""A network with the cross-entropy loss.
+
+Shape letters: B batch, C classes.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Classifier(L.LightningModule):
+    """Mean cross-entropy of `network`'s logits. Logs nothing: whoever runs the loop records."""
+
+    def __init__(self, network: nn.Module, *, optimizer: OptimizerFactory | None = None) -> None:
+        """`network` maps inputs [B, ...] to logits [B, C]; `optimizer` is plain SGD at 0.01 by default."""
+        super().__init__()
+        self.network = network
+        self._optimizer = optimizer
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits [B, C] of inputs [B, ...]."""
+        logits: Tensor = self.network(inputs)
+        return logits
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        """Mean loss, a scalar, of a batch (inputs [B, ...], targets [B] int64, anything further ignored)."""
+        inputs, targets = batch[0], batch[1]
+        return F.cross_entropy(self(inputs), targets)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """A new optimizer over all parameters."""
+        if self._optimizer is not None:
+            return self._optimizer(self.parameters())
+        return torch.optim.SGD(self.parameters(), lr=0.01)

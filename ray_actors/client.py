@@ -1,0 +1,56 @@
+"""ClientActor: a Worker in a process of its own."""
+
+import os
+
+import ray
+
+from harness.exchange.client import Receipt, Reply, Request
+from harness.exchange.payloads import Payload
+from harness.exchange.worker import Job, Worker
+from harness.learning.aggregation import Accumulator
+
+
+@ray.remote
+class ClientActor:
+    """Hosts clients, one at a time; holds no state that a committed round needs."""
+
+    def __init__(self) -> None:
+        self.worker: Worker | None = None
+
+    def setup(self, job: Job) -> int:
+        """Take up a run; returns the process id."""
+        self.worker = Worker(job)
+        return os.getpid()
+
+    def ping(self) -> int:
+        """The process id: proof of life."""
+        return os.getpid()
+
+    def invoke(self, request: Request, down: Payload) -> Reply:
+        """One exchange, the reply sent back."""
+        return self._worker.invoke(request, down)
+
+    def open_sum(self, empty: Accumulator) -> None:
+        """Begin a partial sum."""
+        self._worker.open_sum(empty)
+
+    def add(self, request: Request, down: Payload) -> Receipt:
+        """One exchange, the reply added to the partial sum."""
+        return self._worker.add(request, down)
+
+    def close_sum(self) -> Accumulator:
+        """The partial sum."""
+        return self._worker.close_sum()
+
+    def flush(self) -> None:
+        """Write states of stateful clients."""
+        self._worker.flush()
+
+    def reset(self) -> None:
+        """Forget the round."""
+        self._worker.reset()
+
+    @property
+    def _worker(self) -> Worker:
+        assert self.worker is not None, "setup comes first"
+        return self.worker

@@ -1,0 +1,172 @@
+"""RayRuntime: starts or joins Ray, places the actors, and keeps them warm between runs of one process."""
+
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+
+from harness.config import Config
+from harness.exchange.worker import Job
+from harness.run.records import Commit
+from harness.run.runtime import EngineLost, Running
+from harness.types import ConfigError
+from ray_actors.client import ClientActor
+from ray_actors.scheduler import SchedulerActor
+from ray_actors.server import Layout, ServerActor
+
+RESERVE = 0.1
+"""Cores left for server and scheduler, which hold no core of their own: they work while clients wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """The actors of a run."""
+
+    layout: Layout
+    server: ActorHandle
+    scheduler: ActorHandle
+    clients: list[ActorHandle]
+
+
+class RayEngine:
+    """A handle to the engine in the server actor. The next round is asked for while the last one is written."""
+
+    def __init__(self, server: ActorHandle, *, num_rounds: int, may_stop: bool) -> None:
+        self.server = server
+        self.num_rounds = num_rounds
+        self.may_stop = may_stop
+        self._ahead: dict[int, Any] = {}
+
+    def run_round(self, round: int) -> Commit:
+        """Raises EngineLost where the server's process died."""
+        try:
+            commit: Commit = ray.get(self._ask(round))
+        except RayActorError as error:
+            raise EngineLost(f"the server actor died ({type(error).__name__})") from None
+        except RayTaskError as error:
+            raise error.cause or error from None
+        if not self.may_stop and round + 1 < self.num_rounds:
+            self._ahead[round + 1] = self._ask(round + 1)
+        return commit
+
+    def _ask(self, round: int) -> Any:
+        return self._ahead.pop(round, None) or self.server.run_round.remote(round)
+
+
+class RayRuntime:
+    """One Ray connection and one crew, reused by every run with the same layout."""
+
+    def __init__(self) -> None:
+        self._crew: Crew | None = None
+        self._started = False
+
+    def start(self, job: Job, *, restored: bytes | None) -> Running:
+        cfg = job.cfg
+        self._connect(cfg)
+        layout = plan_layout(cfg)
+        if self._crew is None or self._crew.layout != layout:
+            self._dismiss()
+            self._crew = hire(layout)
+        try:
+            self._set_up(self._crew, job, restored)
+        except RayActorError:
+            # Something of the old crew died between runs: a new one, once.
+            self._dismiss()
+            self._crew = hire(layout)
+            self._set_up(self._crew, job, restored)
+        return RayEngine(self._crew.server, num_rounds=cfg.run.num_rounds, may_stop=cfg.run.target is not None)
+
+    def close(self) -> None:
+        """End the actors, and Ray where this process started it."""
+        self._dismiss()
+        if self._started:
+            ray.shutdown()
+            self._started = False
+
+    def _connect(self, cfg: Config) -> None:
+        if ray.is_initialized():
+            return
+        # Workers import the user's own methods and tasks from where this process does.
+        paths = os.pathsep.join(dict.fromkeys([os.getcwd(), *filter(None, sys.path)]))
+        environment: dict[str, Any] = {"env_vars": {"PYTHONPATH": paths}}
+        if cfg.runtime.address:
+            environment = {"py_modules": shipped_modules(cfg)}
+        ray.init(
+            address=cfg.runtime.address or "local",
+            include_dashboard=False if not cfg.runtime.address else None,
+            log_to_driver=True,
+            logging_level="WARNING",
+            runtime_env=environment,
+            _system_config=None,
+        )
+        self._started = True
+
+    def _set_up(self, crew: Crew, job: Job, restored: bytes | None) -> None:
+        # The data enter the object store once; every actor of a node reads the same copy.
+        job_ref = ray.put(job)
+        ray.get([crew.scheduler.setup.remote(job.cfg), *(actor.setup.remote(job_ref) for actor in crew.clients)])
+        words = (job_ref, [job_ref], crew.clients, crew.scheduler, crew.layout, restored)
+        try:
+            ray.get(crew.server.setup.remote(*words))
+        except RayTaskError as error:
+            raise error.cause or error from None
+
+    def _dismiss(self) -> None:
+        if self._crew is None:
+            return
+        try:
+            clients = ray.get(self._crew.server.actors.remote())
+        except Exception:
+            clients = self._crew.clients
+        for actor in {a._actor_id: a for a in (*self._crew.clients, *clients)}.values():
+            ray.kill(actor)
+        ray.kill(self._crew.server)
+        ray.kill(self._crew.scheduler)
+        self._crew = None
+
+
+def hire(layout: Layout) -> Crew:
+    """Start the actors of a layout."""
+    options = {"num_cpus": layout.cpus, "num_gpus": layout.gpus}
+    return Crew(
+        layout=layout,
+        server=ServerActor.options(num_cpus=0).remote(),
+        scheduler=SchedulerActor.options(num_cpus=0).remote(),
+        clients=[ClientActor.options(**options).remote() for _ in range(layout.num_actors)],
+    )
+
+
+def plan_layout(cfg: Config) -> Layout:
+    """How many client actors there are and what each holds.
+
+    Raises ConfigError where the cluster lacks the GPUs asked for.
+    """
+    total = ray.cluster_resources()
+    cpus, gpus = total.get("CPU", 1.0), total.get("GPU", 0.0)
+    cohort = cfg.scheduler.cohort_size or cfg.partition.num_clients
+    per_actor = cfg.runtime.clients_per_actor
+    default = -(-cohort // per_actor) if per_actor else max(1, int(cpus) // cfg.runtime.client_threads)
+    count = cfg.runtime.min_actors or min(default, cohort)
+    most = max(cfg.runtime.max_actors or count, count)
+    # More actors than cores share them, so that `clients_per_actor: 1` starts anywhere.
+    share = min(float(cfg.runtime.client_threads), int(1000 * (cpus - RESERVE) / most) / 1000)
+    if cfg.runtime.gpus_per_actor * count > gpus:
+        raise ConfigError(
+            f"runtime.gpus_per_actor={cfg.runtime.gpus_per_actor} for {count} actors needs more GPUs than the "
+            f"{gpus:g} in this cluster; lower it or runtime.min_actors"
+        )
+    return Layout(num_actors=count, max_actors=most, cpus=share, gpus=cfg.runtime.gpus_per_actor)
+
+
+def shipped_modules(cfg: Config) -> list[str]:
+    """Folders of packages that a cluster's nodes need beside their own: the harness and the user's code."""
+    named = [cfg.method.name, cfg.task.name, cfg.task.model]
+    users = {name.split(":")[0].split(".")[0] for name in named if ":" in name}
+    packages = [importlib.import_module(name) for name in ("harness", "lightning_modules", "ray_actors", *users)]
+    return [str(Path(str(package.__file__)).parent) for package in packages if package.__file__]

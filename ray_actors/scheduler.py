@@ -1,0 +1,79 @@
+"""SchedulerActor: a Scheduler in a process of its own, and the handle the engine plans with."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+
+from harness.config import Config
+from harness.cost.submodel import SubmodelProfile
+from harness.exchange.transport import WorkerLost
+from harness.scheduling.plan import RoundPlan
+from harness.scheduling.scheduler import Scheduler
+from harness.types import SubmodelId
+
+
+@ray.remote
+class SchedulerActor:
+    """Hosts the policy and the device states."""
+
+    def setup(self, cfg: Config) -> None:
+        """Take up a run."""
+        self.scheduler = Scheduler(cfg)
+
+    def plan(self, round: int, submodels: Mapping[SubmodelId, SubmodelProfile]) -> RoundPlan:
+        """See Scheduler.plan."""
+        return self.scheduler.plan(round, submodels)
+
+    def observe(self, clients: NDArray[np.int64], joules: NDArray[np.float64]) -> None:
+        """See Scheduler.observe."""
+        self.scheduler.observe(clients, joules)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See Scheduler.state_dict."""
+        return self.scheduler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See Scheduler.load_state_dict."""
+        self.scheduler.load_state_dict(state)
+
+
+class RemoteScheduler:
+    """The engine's handle: a dead scheduler is started anew and takes up the round's first state."""
+
+    def __init__(self, actor: ActorHandle, cfg: Config) -> None:
+        self.actor = actor
+        self.cfg = cfg
+
+    def plan(self, round: int, submodels: Mapping[SubmodelId, SubmodelProfile]) -> RoundPlan:
+        """Raises WorkerLost where the actor died."""
+        plan: RoundPlan = self._ask("plan", round, submodels)
+        return plan
+
+    def observe(self, clients: NDArray[np.int64], joules: NDArray[np.float64]) -> None:
+        """Raises WorkerLost where the actor died."""
+        self._ask("observe", clients, joules)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Raises WorkerLost where the actor died."""
+        state: dict[str, Any] = self._ask("state_dict")
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore, in a new actor if need be."""
+        try:
+            ray.get(self.actor.load_state_dict.remote(state))
+        except RayActorError:
+            self.actor = SchedulerActor.options(num_cpus=0).remote()
+            ray.get(self.actor.setup.remote(self.cfg))
+            ray.get(self.actor.load_state_dict.remote(state))
+
+    def _ask(self, name: str, *words: Any) -> Any:
+        try:
+            return ray.get(getattr(self.actor, name).remote(*words))
+        except RayActorError as error:
+            raise WorkerLost(f"the scheduler died ({type(error).__name__})") from None

@@ -1,0 +1,77 @@
+"""ServerActor: an Engine in a process of its own."""
+
+from dataclasses import dataclass
+
+import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle
+
+from harness.exchange.worker import Job
+from harness.run.engine import Engine
+from harness.run.records import Commit
+from ray_actors.client import ClientActor
+from ray_actors.scheduler import RemoteScheduler
+from ray_actors.transport import RayTransport, Spawn
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What each client actor holds, and how many there may be."""
+
+    num_actors: int
+    """Client actors at the start."""
+    max_actors: int
+    cpus: float
+    """Share of the cores one client actor holds."""
+    gpus: float
+    """Share of a GPU one client actor holds."""
+
+
+@ray.remote
+class ServerActor:
+    """Hosts engine and method, and speaks to the client actors."""
+
+    def setup(
+        self,
+        job: Job,
+        job_ref: list[ObjectRef],
+        actors: list[ActorHandle],
+        scheduler: ActorHandle,
+        layout: Layout,
+        restored: bytes | None,
+    ) -> None:
+        """Take up a run, from a checkpoint's bytes where given. `job_ref` is wrapped so that it stays a reference."""
+        transport = RayTransport(
+            actors,
+            job=job_ref[0],
+            spawn=spawner(layout),
+            max_actors=layout.max_actors,
+            sticky=job.client_class.stateful,
+        )
+        self.engine = Engine(
+            job, transport=transport, scheduler=RemoteScheduler(scheduler, job.cfg), restored=restored
+        )
+
+    def run_round(self, round: int) -> Commit:
+        """See Engine.run_round."""
+        return self.engine.run_round(round)
+
+    def actors(self) -> list[ActorHandle]:
+        """The client actors in use now."""
+        transport = self.engine.transport
+        assert isinstance(transport, RayTransport)
+        return transport.actors
+
+
+def spawner(layout: Layout) -> Spawn:
+    """Starts client actors of this layout."""
+
+    def spawn(count: int, *, if_free: bool) -> list[ActorHandle]:
+        if if_free:
+            free = ray.available_resources()
+            count = min(count, int(free.get("CPU", 0.0) / layout.cpus + 1e-6))
+            if layout.gpus:
+                count = min(count, int(free.get("GPU", 0.0) / layout.gpus + 1e-6))
+        return [ClientActor.options(num_cpus=layout.cpus, num_gpus=layout.gpus).remote() for _ in range(count)]
+
+    return spawn

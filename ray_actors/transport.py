@@ -1,0 +1,137 @@
+"""RayTransport: requests go to client actors, one client at a time to whichever actor is free."""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+
+from harness.exchange.client import Receipt, Reply, Request
+from harness.exchange.payloads import Payload
+from harness.exchange.transport import WorkerLost
+from harness.learning.aggregation import Accumulator
+from harness.types import SubmodelId
+
+T = TypeVar("T")
+DEPTH = 2
+"""Requests queued at an actor: it never waits for the next one, and one slow client blocks at most one other."""
+
+
+class Spawn(Protocol):
+    """Starts client actors."""
+
+    def __call__(self, count: int, *, if_free: bool) -> list[ActorHandle]:
+        """`if_free`: only as many as fit the cluster's free share now; else all, waiting for room."""
+
+
+
+class RayTransport:
+    """Lives in the server's process and owns the list of client actors."""
+
+    def __init__(
+        self, actors: Sequence[ActorHandle], *, job: ObjectRef, spawn: Spawn, max_actors: int, sticky: bool
+    ) -> None:
+        """`sticky` keeps a client on one actor for a whole round."""
+        self.actors = list(actors)
+        self.job = job
+        self.spawn = spawn
+        self.max_actors = max_actors
+        self.sticky = sticky
+
+    def begin_round(self, num_clients: int) -> None:
+        """Grow towards max_actors where the cluster has room for it."""
+        wanted = min(self.max_actors, num_clients) - len(self.actors)
+        if wanted > 0:
+            self._adopt(self.spawn(wanted, if_free=True))
+
+    def call(self, requests: Sequence[Request], down: Sequence[Payload]) -> list[Reply]:
+        refs: dict[int, ObjectRef] = {}
+        for payload in down:
+            if id(payload) not in refs:
+                refs[id(payload)] = ray.put(payload)
+        of = {id(request): refs[id(payload)] for request, payload in zip(requests, down, strict=True)}
+        return self._spread(requests, lambda actor, request: actor.invoke.remote(request, of[id(request)]))
+
+    def reduce(
+        self, requests: Sequence[Request], down: Mapping[SubmodelId, Payload], into: Accumulator
+    ) -> list[Receipt]:
+        empty = ray.put(into.fresh())
+        refs = {submodel: ray.put(payload) for submodel, payload in down.items()}
+        self._all("open_sum", empty)
+        receipts: list[Receipt] = self._spread(
+            requests, lambda actor, request: actor.add.remote(request, refs[request.submodel])
+        )
+        for partial in self._all("close_sum"):
+            into.merge(partial)
+        return receipts
+
+    def flush(self) -> None:
+        if self.sticky:
+            self._all("flush")
+
+    def reset(self) -> None:
+        """Keep the living, forget what they did in this round, replace the dead."""
+        living = []
+        for actor in self.actors:
+            try:
+                ray.get(actor.reset.remote())
+                living.append(actor)
+            except RayActorError:
+                continue
+        missing = len(self.actors) - len(living)
+        self.actors = living
+        if missing:
+            self._adopt(self.spawn(missing, if_free=False))
+
+    def _adopt(self, actors: list[ActorHandle]) -> None:
+        guarded([actor.setup.remote(self.job) for actor in actors])
+        self.actors.extend(actors)
+
+    def _all(self, name: str, *words: Any) -> list[Any]:
+        return guarded([getattr(actor, name).remote(*words) for actor in self.actors])
+
+    def _spread(
+        self, requests: Sequence[Request], submit: Callable[[ActorHandle, Request], ObjectRef]
+    ) -> list[Any]:
+        """Answers in the order of `requests`; at most DEPTH of them wait at an actor."""
+        queues = self._queues(requests)
+        answers: dict[int, Any] = {}
+        flying: dict[ObjectRef, tuple[int, int]] = {}
+
+        def feed(slot: int) -> None:
+            if queues[slot]:
+                index = queues[slot].popleft()
+                flying[submit(self.actors[slot], requests[index])] = (index, slot)
+
+        for _ in range(DEPTH):
+            for slot in range(len(self.actors)):
+                feed(slot)
+        while flying:
+            done, _ = ray.wait(list(flying), num_returns=1)
+            for ref, answer in zip(done, guarded(done), strict=True):
+                index, slot = flying.pop(ref)
+                answers[index] = answer
+                feed(slot)
+        return [answers[index] for index in range(len(requests))]
+
+    def _queues(self, requests: Sequence[Request]) -> list[deque[int]]:
+        if not self.sticky:
+            shared = deque(range(len(requests)))
+            return [shared] * len(self.actors)
+        queues: list[deque[int]] = [deque() for _ in self.actors]
+        for index, request in enumerate(requests):
+            queues[request.client % len(self.actors)].append(index)
+        return queues
+
+
+def guarded(refs: list[ObjectRef]) -> list[Any]:
+    """ray.get, with a dead actor as WorkerLost and an error in an actor as that error itself."""
+    try:
+        return list(ray.get(refs))
+    except RayActorError as error:
+        raise WorkerLost(f"a client actor died ({type(error).__name__})") from None
+    except RayTaskError as error:
+        raise error.cause or error from None
