@@ -17,13 +17,12 @@ class ClientActor:
     def __init__(self) -> None:
         self.worker: Worker | None = None
 
-    def setup(self, job: Job) -> int:
-        """Take up a run; returns the process id."""
+    def setup(self, job: Job) -> None:
+        """Take up a run."""
         self.worker = Worker(job)
-        return os.getpid()
 
-    def ping(self) -> int:
-        """The process id: proof of life."""
+    def process_id(self) -> int:
+        """Of this actor."""
         return os.getpid()
 
     def invoke(self, request: Request, down: Payload) -> Reply:

@@ -82,6 +82,17 @@ class RayRuntime:
             self._set_up(self._crew, job, restored)
         return RayEngine(self._crew.server, num_rounds=cfg.run.num_rounds, may_stop=cfg.run.target is not None)
 
+    def num_client_actors(self) -> int:
+        """Client actors of the current run."""
+        assert self._crew is not None, "start comes first"
+        return len(ray.get(self._crew.server.actors.remote()))
+
+    def process_ids(self) -> list[int]:
+        """Of the server, the scheduler and the client actors."""
+        assert self._crew is not None, "start comes first"
+        crew = self._crew
+        return list(ray.get([a.process_id.remote() for a in (crew.server, crew.scheduler, *crew.clients)]))
+
     def close(self) -> None:
         """End the actors, and Ray where this process started it."""
         self._dismiss()
@@ -103,7 +114,6 @@ class RayRuntime:
             log_to_driver=True,
             logging_level="WARNING",
             runtime_env=environment,
-            _system_config=None,
         )
         self._started = True
 

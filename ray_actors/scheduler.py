@@ -1,5 +1,6 @@
 """SchedulerActor: a Scheduler in a process of its own, and the handle the engine plans with."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,10 @@ class SchedulerActor:
     def setup(self, cfg: Config) -> None:
         """Take up a run."""
         self.scheduler = Scheduler(cfg)
+
+    def process_id(self) -> int:
+        """Of this actor."""
+        return os.getpid()
 
     def plan(self, round: int, submodels: Mapping[SubmodelId, SubmodelProfile]) -> RoundPlan:
         """See Scheduler.plan."""

@@ -1,5 +1,6 @@
 """ServerActor: an Engine in a process of its own."""
 
+import os
 from dataclasses import dataclass
 
 import ray
@@ -55,6 +56,10 @@ class ServerActor:
     def run_round(self, round: int) -> Commit:
         """See Engine.run_round."""
         return self.engine.run_round(round)
+
+    def process_id(self) -> int:
+        """Of this actor."""
+        return os.getpid()
 
     def actors(self) -> list[ActorHandle]:
         """The client actors in use now."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.config import nearest, require
@@ -119,10 +120,9 @@ def _uniforms(ids: Tensor, *, stream: int, count: int) -> Tensor:
 
     Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
     """
-    counter = ids.cpu().numpy().astype(np.uint64)[:, None] * np.uint64(count) + np.arange(
-        count, dtype=np.uint64
-    )
-    z = (counter + np.uint64(stream << 48)) * np.uint64(0x9E3779B97F4A7C15)
+    columns = np.arange(count, dtype=np.uint64)
+    rows: NDArray[np.uint64] = ids.cpu().numpy().astype(np.uint64)[:, None] * np.uint64(count)
+    z: NDArray[np.uint64] = (rows + columns + np.uint64(stream << 48)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z = z ^ (z >> np.uint64(31))

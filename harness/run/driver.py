@@ -22,6 +22,9 @@ from harness.run.store import RunStore, finished_summary
 from harness.scheduling.fleet import build_fleet, server_profile
 from harness.scheduling.policies import load_policy
 
+PICTURED = 1000
+"""Clients whose label counts are kept in partition.json."""
+
 
 def execute(cfg: Config, *, runtime: Runtime, sinks: Sequence[Sink] = ()) -> Summary:
     """Run `cfg` to its end, or return the summary of a finished run that lies in results_dir.
@@ -34,20 +37,14 @@ def execute(cfg: Config, *, runtime: Runtime, sinks: Sequence[Sink] = ()) -> Sum
     started = time.perf_counter()
     splits = task.load()
     shards = partition_for(cfg, task=task, splits=splits)
-    label_counts = shards.label_counts(splits.train.targets, task.num_classes)
-    description = {
-        "sizes": shards.sizes.tolist(),
-        "remainder": len(shards.remainder),
-        "label_counts": label_counts.tolist(),
-    }
-    with RunStore.open(cfg, partition=description) as store:
+    with RunStore.open(cfg, partition=picture_of(shards, task=task, splits=splits)) as store:
         job = Job(
             cfg=cfg,
             task=task,
             splits=splits,
             partition=shards,
             client_class=load_method(cfg.method.name).Client,
-            state_dir=Path(cfg.runtime.state_dir or store.folder / "state").absolute() / cfg.run_id,
+            state_dir=state_folder(cfg, store.folder),
         )
         for sink in sinks:
             sink.start(cfg, run_id=cfg.run_id, first_round=store.next_round)
@@ -57,6 +54,21 @@ def execute(cfg: Config, *, runtime: Runtime, sinks: Sequence[Sink] = ()) -> Sum
     for sink in sinks:
         sink.finish(summary)
     return summary
+
+
+def picture_of(shards: Partition, *, task: Task, splits: Splits) -> dict[str, Any]:
+    """Who holds what, for the report: of the first PICTURED clients where there are more."""
+    counts = shards.label_counts(splits.train.targets, num_classes=task.num_classes)
+    return {
+        "sizes": shards.sizes[:PICTURED].tolist(),
+        "remainder": len(shards.remainder),
+        "label_counts": counts[:PICTURED].tolist(),
+    }
+
+
+def state_folder(cfg: Config, folder: Path) -> Path:
+    """Where stateful clients' states lie; every actor must see it."""
+    return Path(cfg.runtime.state_dir).absolute() / cfg.run_id if cfg.runtime.state_dir else folder.absolute() / "state"
 
 
 def preflight(cfg: Config) -> Task:

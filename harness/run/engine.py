@@ -36,7 +36,9 @@ class Planner(Protocol):
 class Engine:
     """A round is a transaction: it is played to its end, or the state of its start is restored and it is replayed."""
 
-    def __init__(self, job: Job, *, transport: Transport, scheduler: Planner, restored: bytes | None = None) -> None:
+    def __init__(
+        self, job: Job, *, transport: Transport, scheduler: Planner, restored: bytes | None = None
+    ) -> None:
         cfg = job.cfg
         self.cfg = cfg
         self.transport = transport
@@ -177,7 +179,8 @@ def shares(cohort: Cohort[Any]) -> dict[str, int | float]:
     if count[Status.REFUSED]:
         refused = sorted({int(r.request.client) for r in cohort.receipts if r.status is Status.REFUSED})
         warnings.warn(
-            f"round {cohort.plan.round}: replies of clients {refused} refused (not finite or out of range)", stacklevel=1
+            f"round {cohort.plan.round}: replies of clients {refused} refused (not finite or out of range)",
+            stacklevel=1,
         )
     found: dict[str, int | float] = {f"scheduler/share/{n}": s for n, s in cohort.plan.shares().items()}
     found["scheduler/skipped"] = sum(cohort.plan.skipped.values())

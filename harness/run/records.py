@@ -10,6 +10,7 @@ from harness.cost.ledger import COSTS, LEDGER_COLUMNS
 
 __all__ = ["COSTS", "LEDGER_COLUMNS", "Commit", "Summary"]
 
+
 @dataclass(frozen=True, slots=True)
 class Commit:
     """Everything one finished round hands to the driver, which alone writes files."""

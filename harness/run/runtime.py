@@ -34,7 +34,9 @@ class LocalRuntime:
     """Everything in this process, no Ray."""
 
     def start(self, job: Job, *, restored: bytes | None) -> Running:
-        return Engine(job, transport=LocalTransport(Worker(job)), scheduler=Scheduler(job.cfg), restored=restored)
+        return Engine(
+            job, transport=LocalTransport(Worker(job)), scheduler=Scheduler(job.cfg), restored=restored
+        )
 
     def close(self) -> None:
         pass

@@ -1,7 +1,7 @@
 """The floor: federated averaging as a plain PyTorch loop over two processes, with no framework at all.
 
-Weights and partial sums lie in shared memory. A worker takes the next client as soon as it is free, trains it and
-adds its weights to the worker's own sum; the parent averages two sums a round.
+Weights and partial sums lie in shared memory. A worker takes the next client as soon as it is free, trains
+it and adds its weights to the worker's own sum; the parent averages two sums a round.
 """
 
 import multiprocessing
@@ -28,7 +28,12 @@ State = dict[str, Tensor]
 
 
 def work(
-    job: Job, weights: State, total: State, cohort: Tensor, next_index: "Synchronized[int]", parent: Connection
+    job: Job,
+    weights: State,
+    total: State,
+    cohort: Tensor,
+    next_index: "Synchronized[int]",
+    parent: Connection,
 ) -> None:
     """Serve rounds until the parent sends False: train clients of `cohort` and add them up in `total`."""
     torch.set_num_threads(1)
@@ -63,7 +68,9 @@ def main() -> None:
     job, laps = parse_job(), Laps()
     torch.set_num_threads(1)
     weights = {name: tensor.share_memory_() for name, tensor in initial_net().state_dict().items()}
-    totals = [{name: torch.zeros_like(t).share_memory_() for name, t in weights.items()} for _ in range(NUM_WORKERS)]
+    totals = [
+        {name: torch.zeros_like(t).share_memory_() for name, t in weights.items()} for _ in range(NUM_WORKERS)
+    ]
     cohort = torch.zeros(job.workload.cohort_size, dtype=torch.int64).share_memory_()
 
     context = multiprocessing.get_context("spawn")
@@ -97,7 +104,9 @@ def main() -> None:
         worker.join()
     net = initial_net()
     net.load_state_dict(weights)
-    write_report(job, package="torch", laps=laps, final_loss=global_loss(net), note="plain loop, two processes")
+    write_report(
+        job, package="torch", laps=laps, final_loss=global_loss(net), note="plain loop, two processes"
+    )
 
 
 if __name__ == "__main__":

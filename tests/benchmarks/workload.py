@@ -69,7 +69,7 @@ def initial_net() -> Net:
 
 @functools.cache
 def examples() -> tuple[Tensor, Tensor]:
-    """Make the train clients' images [5000, 3, 32, 32] float32 and labels [5000] int64; client c holds c*50 to c*50+49.
+    """Make the images [5000, 3, 32, 32] float32 and labels [5000] int64 of all clients, 50 rows each.
 
     Noise over a faint pattern per class, so that a contender that does not really train shows in its loss.
     """
@@ -129,7 +129,7 @@ def parse_job() -> Job:
 
 
 def _launched() -> float:
-    """Return when this process was launched: as the orchestrator says, else now. The clock is the machine's own."""
+    """Return when this process was launched, s: as the orchestrator says, on a clock they share; else now."""
     return float(os.environ.get(LAUNCHED_VARIABLE, time.perf_counter()))
 
 

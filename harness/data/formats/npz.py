@@ -54,9 +54,10 @@ def peek_npz(path: Path) -> tuple[tuple[int, int, int], NDArray[np.int64]]:
 
 def _arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: a single array; it must be an .npz with {', '.join(_KEYS)}")
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise DataError(f"{path}: a single array; it must be an .npz with {', '.join(_KEYS)}")
+        with loaded as archive:
             missing = [name for name in names if name in _KEYS and name not in archive]
             if missing:
                 raise DataError(f"{path}: holds no {', '.join(missing)}; it must hold {', '.join(_KEYS)}")

@@ -35,7 +35,7 @@ class Cifar10(FileTask):
         return Card((32, 32, 3), 10, 50_000, mean=mean, std=std)
 
     def find(self, root: Path) -> Source | None:
-        places = ("", self.cfg.name)
+        places = ("", self.data_name)
         batches = (*self.train, *self.test)
         folders = tuple(f"{place}/{self._folder}".lstrip("/") for place in places)
         loose = first_dir_with(root, folders, batches)

@@ -28,15 +28,16 @@ class Cinic10(FileTask):
 
     def find(self, root: Path) -> Source | None:
         for name in ("cinic10", "CINIC-10", "cinic-10"):
-            train, test = root / name / "train", root / name / "test"
-            if train.is_dir() and test.is_dir():
-                # Folders, not 180,000 files: the fingerprint sees files come and go, not edits in place.
-                folders = tuple(side / label for side in (train, test) for label in _CLASSES)
-                present = tuple(folder for folder in folders if folder.is_dir())
-                return Source(present or (train, test), lambda: _read(train, test))
+            if (root / name / "train").is_dir() and (root / name / "test").is_dir():
+                return _source(root / name)
         return None
 
 
-def _read(train: Path, test: Path) -> Stored:
-    sides = (read_folder(side, classes=_CLASSES, side=32) for side in (train, test))
-    return Stored(*sides)
+def _source(root: Path) -> Source:
+    sides = (root / "train", root / "test")
+    # Folders, not 180,000 files: the fingerprint sees files come and go, not edits in place.
+    folders = tuple(side / label for side in sides for label in _CLASSES)
+    present = tuple(folder for folder in folders if folder.is_dir())
+    return Source(
+        present or sides, lambda: Stored(*(read_folder(side, classes=_CLASSES, side=32) for side in sides))
+    )

@@ -19,7 +19,7 @@ class Digits(ImageTask):
     def card(self) -> Card:
         size = self.cfg.image_size or 28
         # Mean and deviation of the enlarged training pixels.
-        return Card((size, size, 1), 10, 1500, mean=(0.3053,), std=(0.3474,))
+        return Card((size, size, 1), 10, 1500, mean=(0.3054,), std=(0.3246,))
 
     def stored(self) -> Stored:
         from sklearn.datasets import load_digits

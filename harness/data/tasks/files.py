@@ -56,7 +56,7 @@ class FileTask(ImageTask):
     @property
     def data_name(self) -> str:
         """Names the cache folder, `<data_name>.npz`, and the argument of `harness data prepare`."""
-        return self.cfg.name
+        return self.cfg.name.rpartition(":")[2]
 
     @abstractmethod
     def find(self, root: Path) -> Source | None:

@@ -1,0 +1,247 @@
+"""The command line: thin commands over the harness."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from harness import config
+from harness.config import Config
+from harness.types import ConfigError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=__doc__)
+data_app = typer.Typer(no_args_is_help=True, help="Data sets: what is found, and fetching what is not.")
+app.add_typer(data_app, name="data")
+
+Words = Annotated[list[str] | None, typer.Argument(metavar="key=value...", help="Configuration, e.g. method=fedavg")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="F", help="YAML file; words override it")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+ResultsDir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that holds runs")]
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit code 2; an interrupt says how to go on."""
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        app()
+    except ConfigError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; the same command with run.resume=true goes on from here")
+        sys.exit(130)
+
+
+@app.command()
+def run(words: Words = None, file: ConfigFile = None, as_json: Json = False) -> None:
+    """Run one configuration; a finished run is read, not repeated."""
+    from harness.run.driver import execute
+
+    cfg = load_config(words, file)
+    runtime = make_runtime(cfg)
+    try:
+        summary = execute(cfg, runtime=runtime, sinks=make_sinks(cfg, quiet=as_json))
+    finally:
+        runtime.close()
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        print_summary(summary, folder=Path(cfg.run.results_dir) / cfg.run_id)
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A YAML of base, grid, variants and scales")],
+    scale: Annotated[str | None, typer.Option(help="smoke, small or paper")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="key=value")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells, run nothing.")] = False,
+) -> None:
+    """Run every cell of a sweep, skipping finished ones, on warm actors."""
+    from harness.run.sweep import expand, run_cells
+
+    cells = expand(file, scale=scale, words=settings or [])
+    if dry_run:
+        print_rows(f"{file}: {len(cells)} cells", ["run_id", "settings"], [(c.cfg.run_id, c.label) for c in cells])
+        return
+    runtime = make_runtime(cells[0].cfg)
+    try:
+        run_cells(cells, runtime=runtime, make_sinks=lambda cfg: make_sinks(cfg, quiet=False), say=Console().print)
+    finally:
+        runtime.close()
+
+
+@app.command()
+def report(
+    directory: ResultsDir = Path("results"),
+    out: Annotated[Path | None, typer.Option("--out", metavar="D", help="Default DIR/report")] = None,
+    target: Annotated[float | None, typer.Option(help="Metric value for cost-to-target")] = None,
+) -> None:
+    """Write the comparison table, CSV and one HTML page; print the table."""
+    from harness import report as reporting
+
+    page = reporting.write(directory, out=out or directory / "report", target=target)
+    Console().print(reporting.comparison_table(reporting.load(directory), target=target))
+    Console().print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def describe(words: Words = None, file: ConfigFile = None, as_json: Json = False) -> None:
+    """Models and exchanges of a configuration, counted without a data set."""
+    from harness.run.describe import describe as describe_run
+
+    found = describe_run(load_config(words, file))
+    if as_json:
+        print(json.dumps(found))
+        return
+    for kind in ("models", "exchanges"):
+        rows = found[kind]
+        title = f"{found['method']} on {found['task']}: {kind}"
+        print_rows(title, list(rows[0]) if rows else ["none"], [tuple(row.values()) for row in rows])
+
+
+@app.command("list")
+def list_names(
+    kind: Annotated[str, typer.Argument(metavar="methods|tasks|models|policies|profiles|partitions")],
+    as_json: Json = False,
+) -> None:
+    """Names that a configuration may use."""
+    kinds = catalogue()
+    if kind not in kinds:
+        raise ConfigError(f"list: unknown kind {kind!r}{config.nearest(kind, list(kinds))}")
+    names = kinds[kind]()
+    if as_json:
+        print(json.dumps(list(names)))
+    else:
+        print_rows(kind, ["name", ""], list(names.items()))
+
+
+@app.command()
+def claims(
+    paper: Annotated[str | None, typer.Option(help="One paper's claims")] = None,
+    as_json: Json = False,
+    directory: Annotated[Path, typer.Option("--results", help="Folder that holds runs")] = Path("results"),
+) -> None:
+    """Every claim of the papers with its verdict: analytic ones computed, measured ones read from results."""
+    from harness.report.claims import audit, load_claims
+
+    verdicts = audit(load_claims(paper), results=directory)
+    if as_json:
+        print(json.dumps([verdict.as_dict() for verdict in verdicts]))
+    else:
+        columns = ["id", "source", "claim", "kind", "expected", "found", "verdict"]
+        print_rows("claims", columns, [verdict.row() for verdict in verdicts])
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Versions, cores, GPUs, Ray, data sets found, W&B mode."""
+    from harness.run.doctor import examine
+
+    found = examine()
+    if as_json:
+        print(json.dumps(found))
+    else:
+        print_rows("doctor", ["what", "found"], [(key, str(value)) for key, value in found.items()])
+
+
+@app.command("wandb-sync")
+def wandb_sync(directory: ResultsDir = Path("results")) -> None:
+    """Rebuild a clean W&B run from the files of every run in DIR."""
+    from harness.run.sinks import sync
+
+    for line in sync(directory):
+        print(line)
+
+
+@data_app.command("list")
+def data_list(as_json: Json = False) -> None:
+    """Which data sets are found, and where."""
+    from harness.data.prepare import available
+
+    found = [(name, str(where) if where else "not found") for name, where in available()]
+    print(json.dumps(dict(found))) if as_json else print_rows("data sets", ["name", "found"], found)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: str,
+    source: Annotated[str | None, typer.Option(help="Local folder or URL in the hub's layout")] = None,
+) -> None:
+    """Fetch a data set into the cache through Hugging Face datasets."""
+    from harness.data.prepare import prepare
+
+    print(f"{name}: {prepare(name, source=source)}")
+
+
+def load_config(words: list[str] | None, file: Path | None) -> Config:
+    """The checked configuration of a command."""
+    from harness.run.method import method_config
+
+    return config.load(words or [], method_config=method_config, file=file)
+
+
+def make_runtime(cfg: Config) -> Any:
+    """Where the engine lives, by runtime.transport."""
+    if cfg.runtime.transport == "local":
+        from harness.run.runtime import LocalRuntime
+
+        return LocalRuntime()
+    from ray_actors.launch import RayRuntime
+
+    return RayRuntime()
+
+
+def make_sinks(cfg: Config, *, quiet: bool) -> list[Any]:
+    """Where records go beside the files."""
+    from harness.run.sinks import ConsoleSink, WandbSink
+
+    sinks: list[Any] = [] if quiet or not cfg.log.console else [ConsoleSink()]
+    return sinks if cfg.log.wandb == "disabled" else [*sinks, WandbSink()]
+
+
+def catalogue() -> dict[str, Callable[[], dict[str, str]]]:
+    """Kind -> its names with a line about each."""
+    from harness.cost.devices import PROFILES
+    from harness.data.partition import PARTITIONS
+    from harness.data.tasks import TASKS
+    from harness.run.method import load_method, method_names
+    from harness.scheduling.policies import POLICIES
+    from lightning_modules.networks import NETWORKS
+
+    return {
+        "methods": lambda: {name: first_line(sys.modules[load_method(name).__module__]) for name in method_names()},
+        "tasks": lambda: {name: first_line(task) for name, task in sorted(TASKS.items())},
+        "models": lambda: {name: first_line(build) for name, build in sorted(NETWORKS.items())},
+        "policies": lambda: {name: first_line(policy) for name, policy in sorted(POLICIES.items())},
+        "profiles": lambda: {name: profile.description for name, profile in sorted(PROFILES.items())},
+        "partitions": lambda: {name: first_line(rule) for name, rule in sorted(PARTITIONS.items())},
+    }
+
+
+def first_line(thing: object) -> str:
+    """The first line of a docstring."""
+    return (thing.__doc__ or "").strip().split("\n")[0]
+
+
+def print_rows(title: str, columns: list[str], rows: list[tuple[Any, ...]]) -> None:
+    """A table on the console; integers with thousands separators."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and isinstance(rows[0][index], int | float)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+    Console().print(table)
+
+
+def print_summary(summary: Any, *, folder: Path) -> None:
+    """A run's figures."""
+    values = {**summary["metrics"], **summary["totals"]}
+    rows = [(key, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}") for key, value in values.items()]
+    print_rows(f"{summary['run_id']}: {summary['rounds']} rounds", ["what", "value"], rows)
+    Console().print(f"files: {folder}", highlight=False, soft_wrap=True)

@@ -1,0 +1,35 @@
+"""Ray and this process give the same bits, on any number of actors."""
+
+import pytest
+from conftest import Play, assert_same
+
+from harness.run.method import method_names
+from ray_actors.launch import RayRuntime
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_every_method_equals_its_local_run(method: str, play: Play, ray_runtime: RayRuntime) -> None:
+    words = [f"method={method}", "scheduler.failure_probability=0.3", "runtime.min_actors=2"]
+    assert_same(play(words), play(words, runtime=ray_runtime))
+
+
+@pytest.mark.parametrize("num_actors", [1, 3])
+def test_number_of_actors_changes_no_bit(num_actors: int, play: Play, ray_runtime: RayRuntime) -> None:
+    words = ["method=fedavg", "scheduler.cohort_size=4"]
+    on_ray = play([*words, f"runtime.min_actors={num_actors}"], runtime=ray_runtime)
+    assert_same(play(words), on_ray)
+
+
+def test_actors_are_added_at_round_boundaries(play: Play, ray_runtime: RayRuntime) -> None:
+    words = ["method=fedavg", "runtime.min_actors=1", "runtime.max_actors=3"]
+    on_ray = play(words, runtime=ray_runtime)
+    assert_same(play(words), on_ray)
+    assert ray_runtime.num_client_actors() == 3
+
+
+def test_processes_of_server_scheduler_and_clients_differ(play: Play, ray_runtime: RayRuntime) -> None:
+    play(["method=fedavg", "runtime.min_actors=2", "run.num_rounds=1"], runtime=ray_runtime)
+    pids = ray_runtime.process_ids()
+    assert len(set(pids)) == len(pids) == 4
