@@ -1,5 +1,6 @@
 """The command line: thin commands over the harness."""
 
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -66,13 +67,20 @@ def sweep(
 
     cells = expand(file, scale=scale, words=settings or [])
     if dry_run:
-        print_rows(f"{file}: {len(cells)} cells", ["run_id", "settings"], [(c.cfg.run_id, c.label) for c in cells])
+        rows = [(cell.cfg.run_id, cell.label) for cell in cells]
+        print_rows(f"{file}: {len(cells)} cells", ["run_id", "settings"], rows)
         return
     runtime = make_runtime(cells[0].cfg)
     try:
-        run_cells(cells, runtime=runtime, make_sinks=lambda cfg: make_sinks(cfg, quiet=False), say=Console().print)
+        sinks = functools.partial(make_sinks, quiet=False)
+        failures = run_cells(cells, runtime=runtime, make_sinks=sinks, say=say)
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from here")
+        raise typer.Exit(130) from None
     finally:
         runtime.close()
+    if failures:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -221,6 +229,11 @@ def catalogue() -> dict[str, Callable[[], dict[str, str]]]:
         "profiles": lambda: {name: profile.description for name, profile in sorted(PROFILES.items())},
         "partitions": lambda: {name: first_line(rule) for name, rule in sorted(PARTITIONS.items())},
     }
+
+
+def say(line: str) -> None:
+    """A line on the console, as it is."""
+    Console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def first_line(thing: object) -> str:

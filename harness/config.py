@@ -106,7 +106,7 @@ class RunConfig:
     eval_every: int = 1
     """Evaluate after every so many rounds, and after the last."""
     precision: str = "32-true"
-    """Lightning Fabric's precision: 32-true, bf16-mixed, 16-mixed, 64-true."""
+    """Lightning Fabric's precision: 32-true or bf16-mixed."""
     target: float | None = None
     """Stop once the task's metric on val reaches this value."""
     checkpoint_every: int = 1
@@ -252,8 +252,8 @@ def load(
     method_cls = method_config(name)
     root = _merge(OmegaConf.structured(Config), given)
     section = _merge(OmegaConf.structured(method_cls), OmegaConf.create({**method, "name": name}), "method.")
-    plain = cast(Config, OmegaConf.to_object(root))
-    cfg = dataclasses.replace(plain, method=OmegaConf.to_object(section))
+    plain = cast(Config, _to_object(root))
+    cfg = dataclasses.replace(plain, method=_to_object(section, "method."))
     _check(cfg)
     return cfg
 
@@ -290,7 +290,7 @@ def _parse_word(word: str) -> DictConfig:
     require("=" in word, f"{word!r} is not key=value; write for example run.num_rounds=10")
     try:
         tree = OmegaConf.to_container(OmegaConf.from_dotlist([word]))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, IndexError) as error:
         raise ConfigError(f"{word!r}: {' '.join(str(error).split())}") from None
     return OmegaConf.create(_expand(cast(dict[str, Any], tree)))
 
@@ -298,13 +298,17 @@ def _parse_word(word: str) -> DictConfig:
 def _expand(tree: dict[str, Any]) -> dict[str, Any]:
     """Replace shorthands (`task: digits`) by the sections they stand for."""
     out: dict[str, Any] = {}
+    sections = {f.name for f in dataclasses.fields(Config)}
     for key, value in tree.items():
+        if key in sections and value is None:
+            continue  # a section without keys, in YAML
         if key in SHORTHANDS and not isinstance(value, dict):
             section, leaf = SHORTHANDS[key].split(".")
             out.setdefault(section, {})[leaf] = value
         elif isinstance(value, dict):
             out.setdefault(key, {}).update(value)
         else:
+            require(key not in sections, f"{key}: a section; write {key}.<key>=<value>, got {value!r}")
             out[key] = value
     return out
 
@@ -318,30 +322,63 @@ def _merge(base: DictConfig, given: DictConfig, prefix: str = "") -> DictConfig:
         names = [f.name for f in dataclasses.fields(owner)] if owner else []
         raise ConfigError(f"{prefix}{error.full_key}: unknown key{nearest(key, names)}") from None
     except OmegaConfBaseException as error:
-        reason = re.sub(r"\s+", " ", str(error).split("full_key:")[0]).strip()
-        at = f"{prefix}{error.full_key}: " if error.full_key else prefix
-        raise ConfigError(f"{at}{reason}") from None
+        raise _one_line(error, prefix) from None
+
+
+def _to_object(tree: DictConfig, prefix: str = "") -> Any:
+    try:
+        return OmegaConf.to_object(tree)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        raise _one_line(error, prefix) from None
+
+
+def _one_line(error: OmegaConfBaseException, prefix: str) -> ConfigError:
+    reason = re.sub(r"\s+", " ", str(error).split("full_key:")[0]).strip()
+    at = f"{prefix}{error.full_key}: " if error.full_key else prefix
+    return ConfigError(f"{at}{reason}")
+
+
+AT_LEAST: dict[str, int] = {
+    "task.limit_train": 1,
+    "task.limit_test": 1,
+    "task.image_size": 1,
+    "partition.num_clients": 1,
+    "partition.min_examples": 1,
+    "fleet.speed_sigma": 0,
+    "scheduler.cohort_size": 1,
+    "run.seed": 0,
+    "run.num_rounds": 1,
+    "run.eval_every": 1,
+    "run.checkpoint_every": 1,
+    "runtime.min_actors": 1,
+    "runtime.max_actors": 1,
+    "runtime.clients_per_actor": 1,
+    "runtime.client_threads": 1,
+    "runtime.server_threads": 1,
+    "runtime.gpus_per_actor": 0,
+    "runtime.max_retries": 0,
+}
+"""Smallest value of a number that is given."""
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "run.precision": ("32-true", "bf16-mixed"),
+    "runtime.transport": ("ray", "local"),
+    "runtime.accelerator": ("cpu", "gpu", "auto"),
+    "log.wandb": ("disabled", "auto", "offline", "online"),
+}
+"""Words that a key may be."""
 
 
 def _check(cfg: Config) -> None:
     """Combinations that no run can satisfy, found before anything is read or written."""
+    for path, least in AT_LEAST.items():
+        value = _value(cfg, path)
+        require(value is None or value >= least, f"{path} must be >= {least}, got {value}")
+    for path, words in CHOICES.items():
+        word = _value(cfg, path)
+        require(word in words, f"{path}: unknown value {word!r}{nearest(word, words)}")
     n, k = cfg.partition.num_clients, cfg.scheduler.cohort_size
-    require(n >= 1, f"partition.num_clients must be >= 1, got {n}")
-    if k is not None:
-        require(k >= 1, f"scheduler.cohort_size must be >= 1, got {k}")
-        require(k <= n, f"scheduler.cohort_size must be <= partition.num_clients, got {k} > {n}")
-    positive = {
-        "run.num_rounds": cfg.run.num_rounds,
-        "run.eval_every": cfg.run.eval_every,
-        "run.checkpoint_every": cfg.run.checkpoint_every,
-        "runtime.client_threads": cfg.runtime.client_threads,
-        "runtime.server_threads": cfg.runtime.server_threads,
-        "runtime.min_actors": cfg.runtime.min_actors,
-        "runtime.max_actors": cfg.runtime.max_actors,
-        "runtime.clients_per_actor": cfg.runtime.clients_per_actor,
-    }
-    for path, value in positive.items():
-        require(value is None or value >= 1, f"{path} must be >= 1, got {value}")
+    require(k is None or k <= n, f"scheduler.cohort_size must be <= partition.num_clients, got {k} > {n}")
     low, high = cfg.runtime.min_actors, cfg.runtime.max_actors
     if low and high:
         require(low <= high, f"runtime.min_actors must be <= runtime.max_actors, got {low} > {high}")
@@ -350,15 +387,13 @@ def _check(cfg: Config) -> None:
     require(0 < v < 1, f"task.val_fraction must be in (0, 1), got {v}")
     deadline = cfg.scheduler.deadline_s
     require(deadline is None or deadline > 0, f"scheduler.deadline_s must be > 0, got {deadline}")
-    for path, value, allowed in (
-        ("runtime.transport", cfg.runtime.transport, ["ray", "local"]),
-        ("runtime.accelerator", cfg.runtime.accelerator, ["cpu", "gpu", "auto"]),
-        ("log.wandb", cfg.log.wandb, ["disabled", "auto", "offline", "online"]),
-        ("run.precision", cfg.run.precision, ["32-true", "bf16-mixed", "16-mixed", "64-true"]),
-    ):
-        require(value in allowed, f"{path}: unknown value {value!r}{nearest(str(value), allowed)}")
     shares = cfg.fleet.profiles
     require(
         not shares or (min(shares.values()) >= 0 and sum(shares.values()) > 0),
         f"fleet.profiles must hold shares >= 0 with a positive sum, got {dict(shares)}",
     )
+
+
+def _value(cfg: Config, path: str) -> Any:
+    section, _, key = path.partition(".")
+    return getattr(getattr(cfg, section), key)

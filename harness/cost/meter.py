@@ -1,7 +1,7 @@
 """FLOPs, counted by torch where torch runs them, forward and backward.
 
-`torch.utils.flop_counter` is exact for dense convolutions and matrix products (2 FLOPs per multiply-add). It counts
-0 for element-wise work (batch norm, ReLU, pooling, optimizers) and for a CPU LSTM, and over-counts the
+`torch.utils.flop_counter` is exact for dense convolutions and matrix products (2 FLOPs per multiply-add). It
+counts 0 for element-wise work (batch norm, ReLU, pooling, optimizers) and for a CPU LSTM, and over-counts the
 backward pass of grouped convolutions. Counting a step costs about a millisecond, so the count of a step
 is kept under a key derived from everything that decides it, and replayed.
 """

@@ -22,5 +22,5 @@ class SubmodelProfile:
     """Kept for the backward pass, per sample."""
 
     def memory_bytes(self, *, batch_size: int, optimizer_slots: int = 0) -> int:
-        """Needed to train: weights, gradients, the optimizer's slots per parameter, one batch's activations."""
+        """Needed to train: weights, gradients, optimizer slots per parameter, activations of one batch."""
         return (2 + optimizer_slots) * self.num_bytes + batch_size * self.activation_bytes

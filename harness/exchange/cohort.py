@@ -50,6 +50,8 @@ class Cohort(Generic[C]):
         self.plan = plan
         self.now = now
         """Simulated seconds since the run began."""
+        self.in_flight: set[ClientId] = set()
+        """Clients whose reply was not received yet."""
         self.receipts: list[Receipt] = []
         self._party = party
         self._started = now
@@ -65,11 +67,6 @@ class Cohort(Generic[C]):
     def clients(self) -> list[ClientId]:
         """Ids in ascending order."""
         return list(self.plan)
-
-    @property
-    def in_flight(self) -> set[ClientId]:
-        """Clients whose reply was not received yet."""
-        return {request.client for request, _ in self._sent} | {client for _, client, _ in self._arriving}
 
     @property
     def num_examples(self) -> int:
@@ -95,7 +92,7 @@ class Cohort(Generic[C]):
         self._phase = before
 
     def call(self, endpoint: Callable[[C, Down], Up], down: Mapping[ClientId, Down]) -> dict[ClientId, Up]:
-        """Ask each named client and wait for all. Late, lost and refused replies are left out. O(cohort) memory."""
+        """Ask each named client, wait for all. Late, lost, refused replies are left out. O(cohort) memory."""
         self.settle_server()
         requests = [self._request(client, endpoint) for client in sorted(down)]
         replies = self._party.transport.call(requests, [down[r.client] for r in requests])
@@ -110,7 +107,7 @@ class Cohort(Generic[C]):
     def reduce(
         self, endpoint: Callable[[C, Down], Up], down: Mapping[SubmodelId, Down], *, into: AccT
     ) -> AccT:
-        """Send every client its submodel's payload; sum accepted replies inside the actors. O(actors) memory."""
+        """Send every client its submodel's payload; sum accepted replies in the actors. O(actors) memory."""
         self.settle_server()
         requests = [self._request(client, endpoint) for client in self.clients]
         receipts = self._party.transport.reduce(requests, down, into)
@@ -119,13 +116,12 @@ class Cohort(Generic[C]):
 
     def send(self, client: ClientId, endpoint: Callable[[C, Down], Up], down: Down) -> None:
         """Start an exchange without waiting. Raises ValueError where one is in flight already."""
-        if client in self.in_flight:
-            raise ValueError(f"client {client} has an exchange in flight; receive it first")
         self.settle_server()
         self._sent.append((self._request(client, endpoint), down))
+        self.in_flight.add(client)
 
     def receive(self) -> tuple[ClientId, Any]:
-        """The reply that comes first in SIMULATED time, ties by id; None for one that was lost, late or refused."""
+        """The reply that comes first in SIMULATED time, ties by id; None for a lost, late or refused one."""
         self.settle_server()
         sent, self._sent = self._sent, []
         replies = self._party.transport.call([r for r, _ in sent], [d for _, d in sent]) if sent else []
@@ -137,6 +133,7 @@ class Cohort(Generic[C]):
         if not self._arriving:
             raise ValueError("nothing is in flight; send first")
         finish, client, payload = heapq.heappop(self._arriving)
+        self.in_flight.discard(client)
         self._advance(finish)
         return client, payload
 
@@ -160,7 +157,12 @@ class Cohort(Generic[C]):
             self._advance(self.now + float(cost.compute_s))
 
     def close(self) -> float:
-        """End the round: everyone pays for waiting. Returns the round's simulated seconds."""
+        """End the round: everyone pays for waiting. Returns the round's simulated seconds.
+
+        Raises ValueError where a reply was not received: its work would go uncharged.
+        """
+        if self.in_flight:
+            raise ValueError(f"the round ended with exchanges of clients {sorted(self.in_flight)} in flight")
         self.settle_server()
         duration = self.now - self._started
         for client in self.clients:
@@ -172,6 +174,8 @@ class Cohort(Generic[C]):
         name = endpoint.__name__
         if not callable(getattr(self._party.client_class, name, None)):
             raise TypeError(f"{self._party.client_class.__name__} has no endpoint {name}")
+        if client in self.in_flight:
+            raise ValueError(f"client {client} has an exchange in flight; receive it first")
         assignment = self.plan[client]
         sequence = self._sequence.get(client, 0)
         self._sequence[client] = sequence + 1
@@ -228,7 +232,9 @@ class Cohort(Generic[C]):
     def _charge_idle(self, client: ClientId, device: DeviceProfile, seconds: float) -> None:
         if seconds > 0:
             line = self._line(client, "wait", "", Status.OK)
-            self._party.ledger.charge(Entry(**line, idle_s=seconds, idle_j=float(price_idle(seconds, device))))
+            self._party.ledger.charge(
+                Entry(**line, idle_s=seconds, idle_j=float(price_idle(seconds, device)))
+            )
 
     def _line(self, client: ClientId, endpoint: str, submodel: str, status: Status) -> dict[str, Any]:
         return {

@@ -14,13 +14,17 @@ from torch import Tensor
 from harness.types import SubmodelId
 
 P = TypeVar("P", bound="Payload")
+PLAIN = (bool, int, float, str, type(None))
+FULL = SubmodelId("full")
+"""The whole network, where a method has no smaller ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
     """Base of every message. Fields are tensors, mappings of tensors, None, or plain values.
 
-    Plain values (an example count, a submodel's name) are envelope, not content: they count no bytes.
+    Plain values (an example count, a submodel's name) are envelope, not content: they count no bytes. A field
+    that holds anything else would travel uncounted, so it is a TypeError.
     """
 
     @property
@@ -33,15 +37,19 @@ class Payload:
         found: list[Tensor] = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                found.append(value)
-            elif isinstance(value, Mapping):
-                found.extend(value.values())
+            tensors = list(value.values()) if isinstance(value, Mapping) else [value]
+            if isinstance(value, Mapping) or not isinstance(value, PLAIN):
+                odd = next((t for t in tensors if not isinstance(t, Tensor)), None)
+                if odd is not None:
+                    where = f"{type(self).__name__}.{field.name}"
+                    raise TypeError(f"{where} must hold tensors or one plain value, got {type(odd).__name__}")
+                found.extend(tensors)
         return found
 
     def copied(self: P) -> P:
-        """A payload that shares no memory with this one."""
-        return self.mapped(lambda t: t.detach().clone())
+        """What arrives at the other end: tensors on the CPU, contiguous, sharing no memory with these."""
+        layout = torch.contiguous_format
+        return self.mapped(lambda t: t.detach().to("cpu", copy=True, memory_format=layout))
 
     def mapped(self: P, change: Callable[[Tensor], Any]) -> P:
         """The same payload with `change` applied to every tensor."""
@@ -66,7 +74,7 @@ class Weights(Payload):
     """Name -> tensor of any shape."""
     num_examples: int = 0
     """Examples they were trained on: the weight in the mean."""
-    submodel: SubmodelId = SubmodelId("full")
+    submodel: SubmodelId = FULL
     """Which submodel the names belong to."""
 
 
@@ -94,7 +102,7 @@ class _Packed:
         return cls(bits.numpy(), plain.dtype)
 
     def tensor(self) -> Tensor:
-        # Ray hands out read-only views of shared memory: one copy per process and object, never written through.
+        # Ray hands out read-only views of shared memory: one copy per process and object.
         array = self.array if self.array.flags.writeable else self.array.copy()
         return torch.from_numpy(array).view(self.dtype)
 

@@ -11,7 +11,7 @@ from harness.types import ClientId
 
 
 class StateStore:
-    """`<dir>/<client>@<round>.pt`. A version is written whole or not at all, and never changed once committed."""
+    """`<dir>/<client>@<round>.pt`, each written whole or not at all, and never changed once committed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,7 +1,10 @@
 """How requests reach workers. `LocalTransport` does it in this process; ray_actors has the other one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol
+
+import torch
 
 from harness.exchange.client import Receipt, Reply, Request
 from harness.exchange.payloads import Payload
@@ -41,23 +44,36 @@ class LocalTransport:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
 
+    @contextmanager
+    def as_worker(self) -> Iterator[None]:
+        """Torch threads and random draws of the worker's own, as if this were its process."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.worker.place.threads)
+        try:
+            with torch.random.fork_rng():
+                yield
+        finally:
+            torch.set_num_threads(threads)
+
     def begin_round(self, num_clients: int) -> None:
         pass
 
     def call(self, requests: Sequence[Request], down: Sequence[Payload]) -> list[Reply]:
         replies = []
-        for request, payload in zip(requests, down, strict=True):
-            reply = self.worker.invoke(request, payload)
-            # The worker's network is reused by the next client: what leaves it is a copy.
-            payload_up = reply.payload.copied() if reply.payload is not None else None
-            replies.append(Reply(reply.receipt, payload_up))
+        with self.as_worker():
+            for request, payload in zip(requests, down, strict=True):
+                reply = self.worker.invoke(request, payload)
+                # The worker's network is reused by the next client: what leaves it is a copy.
+                payload_up = reply.payload.copied() if reply.payload is not None else None
+                replies.append(Reply(reply.receipt, payload_up))
         return replies
 
     def reduce(
         self, requests: Sequence[Request], down: Mapping[SubmodelId, Payload], into: Accumulator
     ) -> list[Receipt]:
         self.worker.open_sum(into)
-        receipts = [self.worker.add(request, down[request.submodel]) for request in requests]
+        with self.as_worker():
+            receipts = [self.worker.add(request, down[request.submodel]) for request in requests]
         into.merge(self.worker.close_sum())
         return receipts
 

@@ -82,7 +82,8 @@ class Worker:
         known = request.client in self._touched
         version = request.round if known else request.version
         client = self.resident
-        if client is None or client.client_id != request.client or (not known and version != self._resident_version):
+        outdated = not known and version != self._resident_version
+        if client is None or client.client_id != request.client or outdated:
             self._park()
             client = self._build(request.client)
             if version is not None and client.stateful:

@@ -38,15 +38,15 @@ class Accumulator(ABC):
 
 
 class WeightSum(Accumulator):
-    """Example-weighted sum of equally shaped weights: sum_k n_k x_k and sum_k n_k (McMahan et al. 2017, eq. 1)."""
+    """Example-weighted sum of equally shaped weights: sum_k n_k x_k and sum_k n_k (McMahan et al. 2017)."""
 
     def __init__(self, shapes: Mapping[str, torch.Size], *, magnitude: float, max_examples: int) -> None:
-        """`magnitude` is the largest absolute value broadcast this round, `max_examples` bounds sum_k n_k."""
+        """`magnitude` is the largest absolute value broadcast this round; `max_examples` bounds sum_k n_k."""
         self.shapes = dict(shapes)
         self.magnitude = magnitude
         self.max_examples = max_examples
         self.limit = max(magnitude, 1.0) * HEADROOM
-        # Terms are multiples of `unit`; a sum of all of them stays below 2^51 units, so it is exact in 53 bits.
+        # Terms are multiples of `unit`; a sum of all of them stays below 2^51 units: exact in 53 bits.
         unit = 2.0 ** (math.ceil(math.log2(self.limit * max(max_examples, 1))) - 51)
         self.anchor = 1.5 * 2.0**52 * unit
         self.sum: Tensor | None = None
@@ -64,7 +64,10 @@ class WeightSum(Accumulator):
         return WeightSum(self.shapes, magnitude=self.magnitude, max_examples=self.max_examples)
 
     def add(self, payload: Any) -> bool:
+        """Raises ValueError for weights of another network: the method's mistake, not the client's."""
         params: Mapping[str, Tensor] = payload.params
+        if {name: t.shape for name, t in params.items()} != self.shapes:
+            raise ValueError("names or shapes of the reply differ from those of the sum")
         flats = [params[name].detach().reshape(-1).cpu() for name in self.shapes]
         if not 1 <= payload.num_examples <= self.max_examples:
             return False
@@ -87,9 +90,11 @@ class WeightSum(Accumulator):
         self.num_terms += other.num_terms
 
     def mean(self) -> dict[str, Tensor]:
-        """sum_k n_k x_k / sum_k n_k as float32. Raises ValueError where nothing was added."""
+        """sum_k n_k x_k / sum_k n_k as float32. Raises ValueError where nothing was added, or too much."""
         if self.sum is None or self.num_examples == 0:
             raise ValueError("no reply was accepted, so there is no mean")
+        if self.num_examples > self.max_examples:
+            raise ValueError(f"{self.num_examples} examples were added to a sum made for {self.max_examples}")
         flat = (self.sum / self.num_examples).float()
         parts = flat.split([math.prod(shape) for shape in self.shapes.values()])
         pairs = zip(self.shapes.items(), parts, strict=True)

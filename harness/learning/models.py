@@ -1,7 +1,7 @@
 """From configuration to LightningModule: networks by name, optimizers by TrainingConfig."""
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,16 @@ def make_optimizer(parameters: Parameters, cfg: TrainingConfig, *, round: int) -
     return OPTIMIZERS[cfg.optimizer](parameters, cfg, cfg.lr * cfg.lr_decay**round)
 
 
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[int, Any]:
+    """Its moments per parameter; learning rate and the like come from the configuration again."""
+    return dict(optimizer.state_dict()["state"])
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[int, Any]) -> None:
+    """Take up what `optimizer_state` gave."""
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": dict(state)})
+
+
 def build_module(task: Task) -> L.LightningModule:
     """The task's network (`task.model`) with its loss.
 
@@ -115,5 +125,6 @@ def import_object(path: str, *, key: str) -> Callable[..., Any]:
         ) from None
     found = getattr(module, attribute, None)
     if not callable(found):
-        raise ConfigError(f"{key}={path}: {module_name} has no class {attribute}{nearest(attribute, dir(module))}")
+        hint = nearest(attribute, dir(module))
+        raise ConfigError(f"{key}={path}: {module_name} has no class {attribute}{hint}")
     return found  # type: ignore[no-any-return]

@@ -32,7 +32,9 @@ def profile(build: Callable[[], L.LightningModule], *, name: str, task: Task) ->
         return tensor
 
     with FlopCounterMode(display=False) as both, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        module.training_step((inputs, targets, ids), 0).backward()
+        loss = module.training_step((inputs, targets, ids), 0)
+        assert isinstance(loss, torch.Tensor), "a training_step must return the loss"
+        loss.backward()
     return SubmodelProfile(
         name=SubmodelId(name),
         params=sum(p.numel() for p in module.parameters() if p.requires_grad),

@@ -37,7 +37,9 @@ def train(
     losses: list[Tensor] = []
     for index, batch in enumerate(training_batches(shard, cfg=cfg, place=place, generator=generator)):
         with place.meter.step(module, batch.inputs):
-            loss = model.training_step(batch, index)
+            # Fabric applies its precision to forward alone; the step calls the network directly.
+            with place.fabric.autocast():
+                loss = model.training_step(batch, index)
             place.fabric.backward(loss)
         if after_backward is not None:
             after_backward()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
-    """Views of parameters, then floating-point buffers (batch-norm statistics travel, step counters do not)."""
+    """Views of parameters and floating-point buffers: batch-norm statistics travel, step counters do not."""
     found = {name: p.detach() for name, p in module.named_parameters()}
     found.update((name, b) for name, b in module.named_buffers() if b.is_floating_point())
     return found
@@ -28,7 +28,8 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
     """Contiguous copies of `state_of`, on the CPU."""
-    return {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in state_of(module).items()}
+    state = state_of(module)
+    return {name: t.cpu().clone(memory_format=torch.contiguous_format) for name, t in state.items()}
 
 
 def meta(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,6 +12,8 @@ from harness.cost.meter import Meter
 from harness.data.task import Examples, Shard, Splits, Task
 from harness.learning.seeding import derive
 
+Precision = Literal["32-true", "bf16-mixed"]
+
 
 class Workplace:
     """Shared by all clients of a process, so memory grows with processes and not with clients."""
@@ -26,7 +28,8 @@ class Workplace:
         self.threads = threads
         self.channels_last = cfg.runtime.channels_last
         self.meter = Meter(exact=cfg.runtime.exact_meter)
-        self.fabric = L.Fabric(accelerator=cfg.runtime.accelerator, devices=1, precision=cfg.run.precision)
+        precision = cast(Precision, cfg.run.precision)
+        self.fabric = L.Fabric(accelerator=cfg.runtime.accelerator, devices=1, precision=precision)
         self._modules: dict[str, L.LightningModule] = {}
 
     def split(self, name: Literal["train", "val", "test"]) -> Shard:
@@ -43,7 +46,7 @@ class Workplace:
     def module(self, name: str, build: Callable[[], L.LightningModule]) -> L.LightningModule:
         """The process's one instance of a network. Whoever borrows it loads the weights it wants first."""
         if name not in self._modules:
-            # Its random initial weights are never used; a fixed stream keeps construction free of side effects.
+            # Its random initial weights are never used; the fork keeps construction free of side effects.
             with torch.random.fork_rng():
                 torch.manual_seed(0)
                 module = build()
@@ -53,9 +56,7 @@ class Workplace:
     def settle(self, module: L.LightningModule) -> L.LightningModule:
         """Move a network to this process's device and memory layout."""
         placed = module.to(self.fabric.device)
-        if self.channels_last:
-            placed = placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cast(L.LightningModule, placed)
+        return placed.to(memory_format=torch.channels_last) if self.channels_last else placed
 
     def initial(self, build: Callable[[], L.LightningModule], *, purpose: str = "init") -> L.LightningModule:
         """A new network whose initial weights depend on the run's seed and `purpose` alone."""

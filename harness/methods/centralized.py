@@ -1,7 +1,7 @@
-"""Centralized training: one network on the union of all shards, at the server. The accuracy to measure against.
+"""Centralized training: one network on the whole train split, at the server. The accuracy to measure against.
 
-No exchange takes place, so the ledger holds the server's FLOPs and joules alone. What moving the raw data would
-have cost depends on the task, not on the training; it is left out.
+No exchange takes place, so the ledger holds the server's FLOPs and joules, and the clients' waiting. What
+moving the raw data would have cost depends on the task, not on the training; it is left out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,13 @@ import lightning as L
 from harness.exchange.client import Client
 from harness.exchange.cohort import Cohort
 from harness.learning.evaluation import evaluate_splits
-from harness.learning.models import TrainingConfig, build_module, make_optimizer
+from harness.learning.models import (
+    TrainingConfig,
+    build_module,
+    load_optimizer,
+    make_optimizer,
+    optimizer_state,
+)
 from harness.learning.seeding import torch_generator
 from harness.learning.training import train
 from harness.learning.weights import load_state, snapshot
@@ -68,8 +74,8 @@ class Centralized(Method[Bystander, CentralizedConfig]):
         return evaluate_splits(self.module, place=self.place)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weights": snapshot(self.module), "optimizer": self.optimizer.state_dict()}
+        return {"weights": snapshot(self.module), "optimizer": optimizer_state(self.optimizer)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         load_state(self.module, state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])

@@ -150,7 +150,7 @@ def fedavgm(weights: Named, mean: Named, moments: Moments, cfg: FedAvgConfig) ->
 
 
 def fedadam(weights: Named, mean: Named, moments: Moments, cfg: FedAvgConfig) -> dict[str, Tensor]:
-    """m, s <- moving means of the update and its square;  w <- w + lr m / (sqrt(s) + tau) (Reddi et al., Alg. 2)."""
+    """m, s <- moving means of the update and its square;  w <- w + lr m / (sqrt(s) + tau) (Reddi, Alg. 2)."""
     b1, b2 = cfg.server_momentum, cfg.server_beta2
     m = moments.setdefault("m", {name: torch.zeros_like(w) for name, w in weights.items()})
     s = moments.setdefault("s", {n: torch.full_like(w, cfg.server_tau**2) for n, w in weights.items()})

@@ -16,7 +16,13 @@ from harness.exchange.client import Client
 from harness.exchange.cohort import Cohort
 from harness.exchange.payloads import Empty, Scores
 from harness.learning.evaluation import evaluate_splits
-from harness.learning.models import TrainingConfig, build_module, make_optimizer
+from harness.learning.models import (
+    TrainingConfig,
+    build_module,
+    load_optimizer,
+    make_optimizer,
+    optimizer_state,
+)
 from harness.learning.training import train
 from harness.learning.weights import load_state, snapshot
 from harness.learning.workplace import Workplace
@@ -59,14 +65,15 @@ class Hermit(Client[LocalOnlyConfig]):
 
     def score(self, down: Empty) -> Scores:
         """Accuracy and loss on the whole val and test split."""
-        return Scores(values={name: torch.tensor(x) for name, x in evaluate_splits(self.module, place=self.place).items()})
+        scores = evaluate_splits(self.module, place=self.place)
+        return Scores(values={name: torch.tensor(value) for name, value in scores.items()})
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weights": snapshot(self.module), "optimizer": self.optimizer.state_dict()}
+        return {"weights": snapshot(self.module), "optimizer": optimizer_state(self.optimizer)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         load_state(self.module, state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
 
 
 class LocalOnly(Method[Hermit, LocalOnlyConfig]):
@@ -104,7 +111,5 @@ class LocalOnly(Method[Hermit, LocalOnlyConfig]):
 
 def mean_scores(scores: Mapping[ClientId, Scores]) -> dict[str, float]:
     """The plain mean over clients of every score, summed in order of client."""
-    first = next(iter(scores.values())).values
-    return {
-        name: float(torch.stack([scores[c].values[name].double() for c in sorted(scores)]).mean()) for name in first
-    }
+    ordered = [scores[client].values for client in sorted(scores)]
+    return {name: float(torch.stack([one[name].double() for one in ordered]).mean()) for name in ordered[0]}

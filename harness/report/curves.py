@@ -33,7 +33,7 @@ FAINT: Final = "#020304"
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", INK)
 DASHES: Final = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
-SIZE: Final = (4.9, 3.3)
+SIZE: Final = (4.3, 3.0)
 """Inches of a figure without its legend: legible on a phone, two side by side on a desk."""
 LOG_FROM: Final = 8.0
 """Costs that differ by more than this factor are drawn on a logarithmic axis."""
@@ -194,7 +194,7 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
 
 def pareto_picture(table: pd.DataFrame, *, axis: str, key: str) -> Picture | None:
     """Best accuracy against what the whole run cost, from the rows of one task of a comparison."""
-    rows = table[table["best_mean"].notna() & table[f"total_{axis}"].notna()]
+    rows = table[table["best_mean"].notna() & table[f"total_{axis}"].notna()].sort_values("variant")
     if len(rows) < 2:
         return None
     names, metric = rows["variant"].tolist(), str(rows["metric"].iloc[0])
@@ -284,7 +284,7 @@ def _cost_axis(axes: Axes, axis: str, ranges: Sequence[tuple[float, float]]) -> 
         return
     scale = scale_of(high, axis)
     ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(0.0, high / scale.factor)
-    axes.xaxis.set_major_locator(FixedLocator(list(ticks * scale.factor)))
+    axes.xaxis.set_major_locator(FixedLocator([tick * scale.factor for tick in ticks]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / scale.factor:g}"))
     axes.set_xlabel(f"{TITLES[axis]}, {scale.unit}")
 
@@ -299,7 +299,7 @@ def render(
 ) -> str:
     """Draw on one pair of axes, with a legend of `entries` below; returns an accessible `<svg>` element."""
     columns = 1 if max(map(len, entries), default=0) > 24 else 2 if len(entries) < 4 else 3
-    columns = min(columns, 2) if max(map(len, entries), default=0) > 14 else columns
+    columns = min(columns, 2) if max(map(len, entries), default=0) > 12 else columns
     legend_in = 0.22 * math.ceil(len(entries) / columns) + 0.1 if entries else 0.0
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(SIZE[0], SIZE[1] + legend_in), layout="constrained")
@@ -346,4 +346,4 @@ def _own(name: str, value: str, key: str) -> str:
         return re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", value)
     value = value.replace("url(#", f"url(#{key}-").replace(INK, "currentColor")
     value = value.replace(FAINT, "var(--grid, #8884)")
-    return re.sub(r"(font: [^;']*?px) [^;]*", r"\1 system-ui, sans-serif", value)
+    return re.sub(r"(font: [^;']*?px|font-family:) [^;]*", r"\1 system-ui, sans-serif", value)

@@ -1,36 +1,48 @@
-"""One self-contained page: nothing is loaded from elsewhere, it reads on a phone, on paper, in the light and dark."""
+"""One self-contained page: it loads nothing, and reads on a phone, on paper, in the light and in the dark."""
 
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from harness.report import curves, tables
-from harness.report.frames import Results, load, read_ledger
+from harness.report.frames import AXES, Results, load, read_ledger
+from harness.report.markup import (
+    broken,
+    class_of,
+    figure,
+    given,
+    pairs_list,
+    percentage,
+    scroll,
+    shown,
+    table_of,
+)
 from harness.report.style import CSS
-from harness.types import SERVER, Phase
+from harness.types import SERVER
 
 INDICATIVE_BELOW: Final = 5
 """Seeds from which a difference is more than indicative."""
 
-HOW_COUNTED: Final = (
-    ("Compute", "FLOPs are counted where they run, forward and backward, 2 per multiply-add. Convolutions and "
-     "matrix products count; element-wise work (batch norm, ReLU, pooling, optimizers) counts 0."),
-    ("Traffic", "Bytes are those of the tensors that travel, uplink and downlink, as clients see them: "
-     "1 MB = 1 000 000 bytes. Headers and retries of a network are not included."),
-    ("Energy", "Joules of the clients: computing (power grows with the cube of the clock), sending and receiving "
-     "(radio power times time), and waiting (idle power). The server's joules are kept apart."),
-    ("Time", "Simulated seconds of a clock that follows each client's device and link; "
-     "it does not depend on the machine that ran the simulation."),
-    ("Phases", "Totals are those of training. Evaluation is on the ledger as well, in a phase of its own."),
-    ("Choices", "The best round is the one with the best validation value, and a target is reached at the first "
-     "round whose validation value reaches it. The test set chooses nothing."),
-)  # fmt: skip
+HOW_COUNTED: Final = {
+    "Compute": "FLOPs are counted where they run, forward and backward, 2 per multiply-add. Convolutions "
+    "and matrix products count; element-wise work (batch norm, ReLU, pooling, optimizers) counts 0.",
+    "Traffic": "Bytes are those of the tensors that travel, uplink and downlink, as clients see them: "
+    "1 MB = 1 000 000 bytes. Headers and retries of a network are not included.",
+    "Energy": "Joules of the clients: computing (power grows with the cube of the clock), sending and "
+    "receiving (radio power times time), and waiting (idle power). The server's are kept apart.",
+    "Time": "Simulated seconds of a clock that follows each client's device and link; "
+    "it does not depend on the machine that ran the simulation.",
+    "Phases": "Totals are those of training. Evaluation is on the ledger as well, in a phase of its own.",
+    "Choices": "The best round is the one with the best validation value, and a target is reached at the "
+    "first round whose validation value reaches it. The test set chooses nothing.",
+}
 
 
 def write(folder: Path, *, out: Path, target: float | None = None) -> Path:
@@ -57,7 +69,7 @@ def page(results: Results, table: pd.DataFrame) -> str:
         of_task = runs[runs["task"] == task]
         body.append(_task_section(results, of_task, table[table["task"] == task], key=f"t{number}"))
     body += [_how_counted(), _runs_section(runs), _environment(runs)]
-    title = escape(f"{' and '.join(map(str, tasks))}: {_count(table['variant'].nunique(), 'method')} compared")
+    title = escape(f"{' and '.join(map(str, tasks))}: {_count(table['method'].nunique(), 'method')} compared")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -80,9 +92,10 @@ def _header(runs: pd.DataFrame, table: pd.DataFrame) -> str:
         *([f"{open_runs} unfinished"] if open_runs else []),
     ]
     names = escape(", ".join(dict.fromkeys(map(str, table["variant"]))))
+    methods = _count(table["method"].nunique(), "method")
     return (
         '<header><p class="kicker">Federated learning on weak devices</p>'
-        f"<h1>{_count(table['variant'].nunique(), 'method')} on {tasks}</h1>"
+        f"<h1>{methods} on {tasks}</h1>"
         f'<p class="facts">{" · ".join(facts)}</p><p class="names">{names}</p></header>'
     )
 
@@ -92,19 +105,21 @@ def _task_section(results: Results, runs: pd.DataFrame, table: pd.DataFrame, *, 
     figures = curves.accuracy_pictures(results, task=task, key=key)
     paretos = [curves.pareto_picture(table, axis=a, key=f"{key}-pareto-{a}") for a in ("joules", "bytes")]
     figures += [picture for picture in paretos if picture is not None]
+    figures += _partition_pictures(results, runs, key=key)
     parts = [
         f'<section><h2>{escape(task)}</h2><p class="setting">{escape(_setting(runs))}</p>',
         _tiles(table),
         "<h3>Comparison</h3>",
         _comparison(table),
         _notes(runs, table),
+        f"<h3>{tables.WHOLE_RUN}</h3>",
+        _whole_run(table),
         '<h3>Accuracy and what it costs</h3><div class="figures">',
-        *(_figure(picture) for picture in figures),
+        *(figure(picture) for picture in figures),
         "</div>",
     ]
-    if partitions := _partition_pictures(results, runs, key=key):
-        parts += ['<h3>Who holds which labels</h3><div class="figures">', *map(_figure, partitions), "</div>"]
-    parts.append(_ledger_table(results, runs))
+    counted = tables.compared(results)
+    parts.append(_ledger_table(results, counted[counted["task"] == task]))
     return "\n".join(parts) + "</section>"
 
 
@@ -128,33 +143,33 @@ def _setting(runs: pd.DataFrame) -> str:
 
 def _tiles(table: pd.DataFrame) -> str:
     """The answers a reader looks for first: who is best, who is cheapest to the target."""
-    percent = table["best_mean"].max() <= 1
-    tiles = []
+    tiles: list[tuple[str, str, str]] = []
+    table = table[~tables.is_reference(table)]
     measured = table[table["best_mean"].notna()]
     if len(measured):
-        best = measured.loc[measured["best_mean"].idxmax()]
-        value = f"{best['best_mean'] * 100:.1f} %" if percent else f"{best['best_mean']:.3g}"
-        tiles.append((f"Best test {best['metric']}", value, best["variant"]))
+        best = measured.iloc[int(measured["best_mean"].argmax())]
+        value = percentage(float(best["best_mean"]))
+        tiles.append((f"Best test {best['metric']}", value, str(best["variant"])))
     full = table[(table["reached"] == table["seeds"]) & table["target"].notna()]
     goal = float(table["target"].iloc[0])
-    told = f"{goal * 100:.1f} %" if percent else f"{goal:.3g}"
+    told = percentage(goal)
     for axis, name in (("bytes", "Least traffic"), ("joules", "Least energy"), ("sim_s", "Shortest time")):
         reached = full[full[f"to_{axis}"].notna()]
         if len(reached):
-            row = reached.loc[reached[f"to_{axis}"].idxmin()]
+            row = reached.iloc[int(reached[f"to_{axis}"].argmin())]
             scale = tables.scale_of(row[f"to_{axis}"], axis)
             value = f"{tables.significant(row[f'to_{axis}'] / scale.factor)} {scale.unit}"
-            tiles.append((f"{name} to {told}", value, row["variant"]))
+            tiles.append((f"{name} to {told}", value, str(row["variant"])))
     cells = (
-        f'<li><span class="what">{escape(what)}</span><b>{escape(value)}</b><span>{escape(str(who))}</span></li>'
+        f'<li><span class="what">{escape(what)}</span><b>{escape(value)}</b><span>{escape(who)}</span></li>'
         for what, value, who in tiles
     )
     return f'<ul class="tiles">{"".join(cells)}</ul>'
 
 
 def _comparison(table: pd.DataFrame) -> str:
-    shown = tables.display(table)
-    columns = tables.pairs_of(shown)
+    text = tables.display(table).drop(columns=tables.WHOLE_RUN, level=0)
+    columns = tables.pairs_of(text)
     groups: list[tuple[str, int]] = []
     for group, _ in columns:
         if groups and groups[-1][0] == group:
@@ -162,48 +177,67 @@ def _comparison(table: pd.DataFrame) -> str:
         else:
             groups.append((group, 1))
     head = "".join(
-        f'<th colspan="{n}" scope="colgroup"{_class("group" if g else "")}>{escape(g)}</th>' for g, n in groups
+        f'<th colspan="{n}" scope="colgroup"{class_of("group" if g else "")}>{escape(g)}</th>'
+        for g, n in groups
     )
     marks = _winners(table, columns)
     starts = {i for i, (g, _) in enumerate(columns) if g and g != columns[i - 1][0]}
-    classes = [" ".join(("num" if g else "", "start" if i in starts else "")) for i, (g, _) in enumerate(columns)]
+    classes = [
+        " ".join(("num" if g else "", "start" if i in starts else "")) for i, (g, _) in enumerate(columns)
+    ]
     titles = "".join(
-        f'<th scope="col"{_class(c)}>{_broken(title)}</th>' for (_, title), c in zip(columns, classes, strict=True)
+        f'<th scope="col"{class_of(c)}>{broken(title)}</th>'
+        for (_, title), c in zip(columns, classes, strict=True)
     )
     rows = []
-    for r, line in enumerate(shown.to_numpy().tolist()):
+    for r, line in enumerate(text.to_numpy().tolist()):
         cells = [f'<th scope="row">{escape(str(line[0]))}</th>']
         for c, cell in enumerate(line[1:], start=1):
-            text = str(cell)
-            state = "win" if marks.get(c) == r else "none" if text in ("—", "not reached") else ""
-            cells.append(f"<td{_class(f'{classes[c]} {state}')}>{escape(text)}</td>")
+            state = "win" if marks.get(c) == r else "none" if cell in ("—", "not reached") else ""
+            cells.append(f"<td{class_of(f'{classes[c]} {state}')}>{escape(cell)}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    return _scroll(f"<thead><tr>{head}</tr><tr>{titles}</tr></thead><tbody>{''.join(rows)}</tbody>", "comparison")
+    return scroll(
+        f"<thead><tr>{head}</tr><tr>{titles}</tr></thead><tbody>{''.join(rows)}</tbody>", "comparison"
+    )
+
+
+def _whole_run(table: pd.DataFrame) -> str:
+    axes = [*AXES, "server_flops"]
+    titles = ["Method", "Rounds", *(tables.TITLES[axis] for axis in AXES), "Server compute"]
+    rows = [
+        [
+            row["variant"],
+            f"{row['rounds']:g}",
+            *(_amount(row[f"total_{axis}"], axis.removeprefix("server_")) for axis in axes),
+        ]
+        for row in table.to_dict("records")
+    ]
+    return table_of(titles, rows, left=1)
 
 
 def _winners(table: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> dict[int, int]:
-    """Column -> row of its best value: highest best, cheapest to the target among those that always reach it."""
-    found: dict[int, int] = {}
-    where = {title: i for i, (_, title) in enumerate(columns) if title == "Best"}
-    if len(table) > 1 and table["best_mean"].notna().any():
-        found[where["Best"]] = int(table["best_mean"].reset_index(drop=True).idxmax())
-    full = (table["reached"] == table["seeds"]).reset_index(drop=True)
+    """Column -> row of its best value: highest, or cheapest to the target of those that always reach it."""
     first = next(i for i, (group, _) in enumerate(columns) if group.startswith("Cost to reach"))
-    for offset, axis in enumerate(tables.AXES):
-        costs = table[f"to_{axis}"].reset_index(drop=True)[full].dropna()
-        if len(table) > 1 and len(costs):
-            found[first + offset] = int(costs.idxmin())
-    return found
+    counts = ~tables.is_reference(table)
+    always = counts & (table["reached"] == table["seeds"])
+    values = {columns.index((columns[first - 1][0], "Best")): -table["best_mean"].where(counts)}
+    values |= {first + i: table[f"to_{axis}"].where(always) for i, axis in enumerate(AXES)}
+    several = int(counts.sum()) > 1
+    return {i: int(np.nanargmin(column)) for i, column in values.items() if several and column.notna().any()}
 
 
 def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> str:
-    notes = ["± is one sample standard deviation over seeds; the interval is a 95 % bootstrap interval of the mean."]
+    notes = [
+        "± is one sample standard deviation over seeds, the interval a 95 % bootstrap interval of the mean."
+    ]
     if int(table["seeds"].min()) < INDICATIVE_BELOW:
         notes.append(f"Differences are indicative: some methods have fewer than {INDICATIVE_BELOW} seeds.")
     if ((table["reached"] > 0) & (table["reached"] < table["seeds"])).any():
         notes.append("A cost with “(n of m)” is the mean over the n seeds that reached the target.")
-    for key in tables.unequal_settings(runs):
-        notes.append(f"Not all methods ran under one setting: {key} differs.")
+    if references := table.loc[tables.is_reference(table), "variant"].tolist():
+        notes.append(f"Points of reference, which exchange nothing and win nothing: {', '.join(references)}.")
+    if unequal := tables.unequal_settings(runs):
+        notes.append(f"Not all methods ran under one setting. These differ: {', '.join(unequal)}.")
     unfinished = runs.loc[~runs["finished"].astype(bool), "run_id"].tolist()
     if unfinished:
         notes.append(f"Unfinished, and left out where others finished: {', '.join(map(str, unfinished))}.")
@@ -219,35 +253,43 @@ def _partition_pictures(results: Results, runs: pd.DataFrame, *, key: str) -> li
     told = tables.differing(stored, keys)
     for number, (_, group) in enumerate(stored.groupby(settings, sort=False)):
         run = group.iloc[0]
-        title = str(run.get("config.partition.name", "Partition"))
+        title = f"Who holds which labels: {run.get('config.partition.name', 'partition')}"
         extra = [f"{k.rsplit('.', 1)[-1]}={run[k]}" for k in told if not k.endswith(".name")]
         title += f" ({', '.join(extra)})" if extra else ""
         counts = results.partitions[str(run["run_id"])]
-        found.append(curves.label_picture(counts, title=f"{title}, seed {run['seed']}", key=f"{key}-part{number}"))
+        found.append(
+            curves.label_picture(counts, title=f"{title}, seed {run['seed']}", key=f"{key}-part{number}")
+        )
     return found
 
 
 def _ledger_table(results: Results, runs: pd.DataFrame) -> str:
     """Where the cost arises: the ledger of each variant by phase, party and endpoint, mean over its runs."""
+    names = ["Method", "Phase", "Who", "Endpoint"]
     frames = []
     for run_id, variant in zip(runs["run_id"], runs["variant"], strict=True):
         path = results.folder / str(run_id)
         ledger = read_ledger(path if path.is_dir() else results.folder)
-        if len(ledger):
-            party = ledger["client"].eq(SERVER).map({True: "server", False: "clients"})
-            joules = ledger[["compute_j", "link_j", "idle_j"]].sum(axis=1)
-            keys = {"Method": str(variant), "Phase": ledger["phase"], "Who": party, "Endpoint": ledger["endpoint"]}
-            costs = {"bytes": ledger["rx_bytes"] + ledger["tx_bytes"], "flops": ledger["flops"], "joules": joules}
-            lines = pd.DataFrame(keys).astype(str).assign(**costs)
-            frames.append(lines.groupby(list(keys), sort=False).sum())
-    if not frames:
+        party = ledger["client"].eq(SERVER).map({True: "server", False: "clients"})
+        costs = pd.DataFrame(
+            {
+                "bytes": ledger["rx_bytes"] + ledger["tx_bytes"],
+                "flops": ledger["flops"],
+                "joules": ledger[["compute_j", "link_j", "idle_j"]].sum(axis=1),
+            }
+        )
+        sums = costs.groupby([ledger["phase"].astype(str), party, ledger["endpoint"].astype(str)]).sum()
+        frames.append(pd.concat({str(variant): sums}))
+    mean = pd.concat(frames).groupby(level=[0, 1, 2, 3], sort=False).mean() if frames else pd.DataFrame()
+    mean = mean[mean.sum(axis=1) > 0]
+    if mean.empty:
         return ""
-    mean = pd.concat(frames).groupby(level=[0, 1, 2, 3], sort=False).mean()
-    mean = mean[mean.index.get_level_values("Phase") != Phase.SETUP]
-    mean.index = mean.index.set_names(["Method", "Phase", "Who", "Endpoint"])
-    head = ["Method", "Phase", "Who", "Endpoint", "Traffic", "Compute", "Energy"]
-    rows = [[*map(str, index), *(_amount(line[a], a) for a in ("bytes", "flops", "joules"))] for index, line in mean.iterrows()]
-    return f"<details><summary>Where the cost arises: the ledger by endpoint</summary>{_table(head, rows, left=4)}</details>"
+    rows = [
+        [*map(str, index), *(_amount(float(line[axis]), axis) for axis in ("bytes", "flops", "joules"))]
+        for index, line in zip(mean.index.to_list(), mean.to_dict("records"), strict=True)
+    ]
+    body = table_of([*names, "Traffic", "Compute", "Energy"], rows, left=len(names))
+    return f"<details><summary>Where the cost arises: the ledger, by endpoint</summary>{body}</details>"
 
 
 def _amount(value: float, axis: str) -> str:
@@ -258,5 +300,75 @@ def _amount(value: float, axis: str) -> str:
 
 
 def _how_counted() -> str:
-    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in HOW_COUNTED)
+    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in HOW_COUNTED.items())
     return f'<section><h2>How costs are counted</h2><dl class="prose">{items}</dl></section>'
+
+
+def _runs_section(runs: pd.DataFrame) -> str:
+    ordered = runs.sort_values(["task", "variant", "seed"]).to_dict("records")
+    return f"<section><h2>Runs</h2>{''.join(_run_details(run) for run in ordered)}</section>"
+
+
+def _run_details(run: Mapping[Hashable, Any]) -> str:
+    """One run: what it reached, and every setting it ran with."""
+    metric = run["metric"]
+    best: Any = run.get(f"best/eval/{metric}")
+    reached = f"best {percentage(float(best))}" if given(best) else "not evaluated"
+    state = "" if run["finished"] else ' <span class="open">unfinished</span>'
+    facts = {
+        "Run": run["run_id"],
+        "Rounds": run["rounds"],
+        "Best round": run.get("best/round"),
+        f"Validation {metric} there": run.get(f"best/val/{metric}"),
+        f"Test {metric} there": best,
+        f"Last test {metric}": run.get(f"eval/{metric}"),
+        "Last training loss": run.get("train/loss"),
+        "Wall time, s": run.get("timing/wall_s"),
+    }
+    totals = {str(k).removeprefix("total/"): v for k, v in run.items() if str(k).startswith("total/")}
+    config = {str(k).removeprefix("config."): v for k, v in run.items() if str(k).startswith("config.")}
+    told = f"{run['task']}: {run['variant']}, seed {run['seed']}"
+    groups = {"Outcome": facts, "Totals in base units": totals, "Settings": config}
+    body = "".join(f"<h4>{name}</h4>{pairs_list(pairs)}" for name, pairs in groups.items())
+    summary = (
+        f"<summary><span>{escape(told)}</span>{state}<span class='aside'>{escape(reached)}</span></summary>"
+    )
+    return f"<details>{summary}{body}</details>"
+
+
+def _environment(runs: pd.DataFrame) -> str:
+    """What the runs ran on: values that all share in one list, the others with all that occurred."""
+    columns = [str(c) for c in runs.columns if str(c).startswith("env.")]
+    if not columns:
+        return ""
+    found = {c.removeprefix("env."): list(dict.fromkeys(runs[c].dropna().map(shown))) for c in columns}
+    pairs = pairs_list({name: " / ".join(values) for name, values in found.items()})
+    several = runs[columns].map(repr).drop_duplicates()
+    note = (
+        f"<p>{len(several)} environments; different values stand side by side.</p>"
+        if len(several) > 1
+        else ""
+    )
+    return f"<section><h2>Environment</h2>{note}{pairs}</section>"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _span(values: "pd.Series[Any]") -> str:
+    low, high = values.min(), values.max()
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all: a reader never sees half a page."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

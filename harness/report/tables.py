@@ -38,6 +38,8 @@ WHOLE_RUN: Final = "Cost of the whole run"
 DEFAULT_SHARE: Final = 0.95
 """The target where none is given: this share of the best mean validation value of the task."""
 
+SECTIONS: Final = ("method", "partition", "scheduler", "fleet", "task", "run", "runtime", "log")
+"""Of the configuration, the most telling first."""
 NOT_COMPARED: Final = ("run.target", "run.num_rounds", "run.eval_every", "runtime")
 """Settings that may differ between methods without making their comparison unfair."""
 
@@ -100,14 +102,22 @@ def label_variants(runs: pd.DataFrame) -> "pd.Series[str]":
     keys = hashed_keys(runs)
     for _, group in runs.groupby(["task", "method"], sort=False):
         name = str(group["method"].iloc[0]).rsplit(":", 1)[-1]
-        told = differing(group, keys)
-        for digest, members in group.groupby("digest", sort=False):
-            row = members.iloc[0]
-            settings = [f"{key.rsplit('.', 1)[-1]}={_plain(row[key])}" for key in told[:3]]
-            labels[members.index] = f"{name} ({', '.join(settings)})" if settings else name
-            if len(told) > 3 or (not told and group["digest"].nunique() > 1):
-                labels[members.index] += f" #{digest}"
+        variants = group.drop_duplicates("digest")
+        told = telling(variants, differing(variants, keys))
+        for _, row in variants.iterrows():
+            settings = [f"{key.rsplit('.', 1)[-1]}={_plain(row[key])}" for key in told]
+            members = group.index[group["digest"] == row["digest"]]
+            labels[members] = f"{name} ({', '.join(settings)})" if settings else name
     return _unique(runs, labels)
+
+
+def telling(variants: pd.DataFrame, keys: Sequence[str]) -> list[str]:
+    """All of up to three differing settings; of more, the fewest that tell the variants apart."""
+    ordered = sorted(keys, key=lambda key: SECTIONS.index(key.split(".")[1]))
+    if len(ordered) <= 3:
+        return ordered
+    counts = [len(variants[ordered[:n]].map(repr).drop_duplicates()) for n in (1, 2, 3)]
+    return ordered[: 1 + counts.index(max(counts))]
 
 
 def _unique(runs: pd.DataFrame, labels: "pd.Series[str]") -> "pd.Series[str]":
@@ -152,17 +162,30 @@ def outcomes(results: Results, *, target: float | None = None) -> pd.DataFrame:
     runs = compared(results)
     rows = []
     for _, of_task in runs.groupby("task", sort=False):
+        rounds = {run_id: results.rounds[results.rounds["run_id"] == run_id] for run_id in of_task["run_id"]}
+        goal = default_target(of_task, rounds) if target is None else target
         metric = str(of_task["metric"].iloc[0])
-        best_val = of_task.get(f"best/val/{metric}", pd.Series(np.nan, index=of_task.index))
-        goal = target
-        if goal is None:
-            goal = DEFAULT_SHARE * float(best_val.groupby(of_task["variant"]).mean().max())
-        elif goal > 1 >= float(best_val.max()):
+        if goal > 1 >= float(_best_val(of_task).max()):
             raise ConfigError(f"target: {metric} lies between 0 and 1, got {goal:g}; write 0.8 for 80 %")
         for run in of_task.to_dict("records"):
-            rounds = results.rounds[results.rounds["run_id"] == run["run_id"]].sort_values("round")
-            rows.append(_outcome(run, rounds, metric=metric, target=goal))
+            rows.append(_outcome(run, rounds[run["run_id"]].sort_values("round"), metric=metric, target=goal))
     return pd.DataFrame(rows)
+
+
+def default_target(runs: pd.DataFrame, rounds: Mapping[str, pd.DataFrame]) -> float:
+    """DEFAULT_SHARE of the best mean validation value in a task, of the methods that exchange anything.
+
+    Centralized training and training alone are points of reference, and need not be within reach.
+    """
+    means = _best_val(runs).groupby(runs["variant"]).mean()
+    sent = runs["run_id"].map(lambda run_id: rounds[run_id]["bytes"].max())
+    federated = sent.groupby(runs["variant"]).max() > 0
+    return DEFAULT_SHARE * float((means[federated] if federated.any() else means).max())
+
+
+def _best_val(runs: pd.DataFrame) -> "pd.Series[float]":
+    key = f"best/val/{runs['metric'].iloc[0]}"
+    return runs[key] if key in runs else pd.Series(math.nan, index=runs.index)
 
 
 def _outcome(
@@ -203,6 +226,11 @@ def comparison(results: Results, *, target: float | None = None) -> pd.DataFrame
         row |= {"best_low": low, "best_high": high}
         rows.append(row | {key: group[key].mean() for key in [*costs, "total_server_flops"]})
     return pd.DataFrame(rows).sort_values(["task", "best_mean"], ascending=[True, False], ignore_index=True)
+
+
+def is_reference(table: pd.DataFrame) -> "pd.Series[bool]":
+    """Rows of a comparison that exchange nothing (centralized, alone): shown, never called the cheapest."""
+    return table["total_bytes"].eq(0) & bool(table["total_bytes"].max() > 0)
 
 
 def display(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The engine plays rounds: plan, exchange, evaluate, record. Plain Python; the class inside the Ray server actor."""
+"""The engine plays rounds: plan, exchange, evaluate, record. The plain class inside the Ray server actor."""
 
 import copy
 import time
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from harness.cost.ledger import Ledger
@@ -15,6 +16,7 @@ from harness.exchange.cohort import Cohort, Party
 from harness.exchange.states import StateStore
 from harness.exchange.transport import Transport, WorkerLost
 from harness.exchange.worker import Job
+from harness.learning.seeding import derive
 from harness.learning.workplace import Workplace
 from harness.run import checkpoint
 from harness.run.method import load_method
@@ -34,7 +36,7 @@ class Planner(Protocol):
 
 
 class Engine:
-    """A round is a transaction: it is played to its end, or the state of its start is restored and it is replayed."""
+    """A round is a transaction: it is played to its end, or played again from the state of its start."""
 
     def __init__(
         self, job: Job, *, transport: Transport, scheduler: Planner, restored: bytes | None = None
@@ -70,18 +72,16 @@ class Engine:
         retries = 0
         while True:
             try:
+                if retries:
+                    self._rewind()
                 record, frame, walls = self._play(round)
+                self._start = self._snapshot()
                 break
             except WorkerLost as lost:
                 retries += 1
                 if retries > self.cfg.runtime.max_retries:
                     raise
                 warnings.warn(f"round {round}: {lost}; replayed from its start ({retries})", stacklevel=1)
-                self.party.ledger.discard()
-                self.place.meter.take()
-                self._restore(copy.deepcopy(self._start))
-                self.transport.reset()
-        self._start = self._snapshot()
         last = round + 1 == self.cfg.run.num_rounds or self._reached(record)
         due = last or (round + 1) % self.cfg.run.checkpoint_every == 0
         dumped = checkpoint.dump(self._start) if due else None
@@ -91,6 +91,8 @@ class Engine:
         return Commit(round, record, timings, frame, dumped, done=last)
 
     def _play(self, round: int) -> tuple[dict[str, int | float], Any, dict[str, float]]:
+        # What a method draws from torch's own generator (dropout at the server) depends on nothing before.
+        torch.manual_seed(derive(self.cfg.run.seed, round=round, purpose="server"))
         plan = self.scheduler.plan(round, self.submodels)
         self.transport.begin_round(len(plan))
         cohort: Cohort[Any] = Cohort(plan, self.party, now=self.now)
@@ -150,6 +152,13 @@ class Engine:
                 "versions": versions,
             }
         )
+
+    def _rewind(self) -> None:
+        """Back to the round's start, with every worker alive and knowing nothing of it."""
+        self.party.ledger.discard()
+        self.place.meter.take()
+        self._restore(copy.deepcopy(self._start))
+        self.transport.reset()
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.method.load_state_dict(state["method"])

@@ -13,6 +13,7 @@ from harness.config import MethodConfig, nearest
 from harness.cost.submodel import SubmodelProfile
 from harness.exchange.client import Client
 from harness.exchange.cohort import Cohort
+from harness.exchange.payloads import FULL as FULL
 from harness.exchange.payloads import Payload
 from harness.learning.models import import_object
 from harness.learning.profile import profile
@@ -22,7 +23,6 @@ from harness.types import ConfigError, SubmodelId
 C = TypeVar("C", bound=Client[Any])
 CfgT = TypeVar("CfgT", bound=MethodConfig)
 Metrics = Mapping[str, float]
-FULL = SubmodelId("full")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Method(ABC, Generic[C, CfgT]):
 
     @abstractmethod
     def models(self) -> Mapping[str, Callable[[], L.LightningModule]]:
-        """Every network of the method under this configuration, submodels first, by the name `describe` prints."""
+        """Every network of the method as configured, submodels first, by the name `describe` prints."""
 
     def submodels(self) -> Mapping[SubmodelId, SubmodelProfile]:
         """What the scheduler may assign; by default the first network."""

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from harness.config import Config
-from harness.learning.seeding import numpy_generator
 from harness.cost.submodel import SubmodelProfile
+from harness.learning.seeding import numpy_generator
 from harness.scheduling.fleet import build_fleet
 from harness.scheduling.plan import RoundPlan
 from harness.scheduling.policies import DeviceStates, load_policy

@@ -109,12 +109,16 @@ def wait_and_sample(process: "subprocess.Popen[bytes]") -> int:
     """Wait for the process; return its tree's peak memory, bytes. Raises TimeoutError past the limit."""
     root, peak = psutil.Process(process.pid), 0
     deadline = time.monotonic() + TIMEOUT_S
-    while process.poll() is None:
-        if time.monotonic() > deadline:
+    try:
+        while process.poll() is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no end within {TIMEOUT_S} s")
+            peak = max(peak, tree_rss(root))
+            time.sleep(SAMPLE_EVERY_S)
+    finally:  # also on Ctrl-C: it has a process group of its own and would run on
+        if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
-            raise TimeoutError(f"no end within {TIMEOUT_S} s")
-        peak = max(peak, tree_rss(root))
-        time.sleep(SAMPLE_EVERY_S)
+            process.wait()
     return peak
 
 
@@ -234,6 +238,7 @@ def summary_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
                     workload,
                     f"{statistics.median(run.warm_s for run in mine):.3f}",
                     "-" if ratio is None else f"{ratio:.2f}",
+                    f"{min(min(run.round_s) for run in mine):.3f}",
                     f"{statistics.median(run.first_round_s for run in mine):.2f}",
                     f"{statistics.median(run.setup_s + run.first_round_s for run in mine):.1f}",
                     f"{statistics.median(run.peak_rss_bytes for run in mine) / 1e6:.0f}",
@@ -286,6 +291,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run the benchmark; exits with 1 when a contender failed."""
     args, console = parse_args(), Console()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a running contender is ended too
     chosen = available(args.contenders, console)
     runs = run_all(chosen, args, console)
     print_table(summary_rows(runs), console)

@@ -72,7 +72,7 @@ MAY_FAIL = {"by_writer": "writers of the task|examples, fewer", "dirichlet": "no
 def test_every_horizontal_rule(name: str, k: int, seed: int, least: int, data: st.DataObject) -> None:
     y = data.draw(st.lists(st.integers(0, 3), min_size=4 * k, max_size=120))
     writers = data.draw(st.lists(st.integers(-1, 20), min_size=len(y), max_size=len(y)))
-    keys = {"name": name, "num_clients": k, "min_examples": least, "alpha": 2.0}
+    keys: dict[str, Any] = {"name": name, "num_clients": k, "min_examples": least, "alpha": 2.0}
     try:
         dealt = deal(y, writers, 4, seed, **keys)
     except ConfigError as error:
@@ -130,7 +130,7 @@ def test_dirichlet_approaches_iid_for_large_alpha_and_one_holder_for_small() -> 
     y = np.repeat(np.arange(4), 1000)
     even = deal(y, num_classes=4, name="dirichlet", num_clients=4, alpha=1e6).label_counts(y, num_classes=4)
     assert np.abs(even - 250).max() <= 5
-    keys = {"name": "dirichlet", "num_clients": 4, "alpha": 1e-3, "min_examples": 0}
+    keys: dict[str, Any] = {"name": "dirichlet", "num_clients": 4, "alpha": 1e-3, "min_examples": 0}
     skewed = deal(y, num_classes=4, **keys).label_counts(y, num_classes=4)
     assert (skewed.max(axis=0) > 990).all()
 
@@ -221,7 +221,7 @@ def test_explicit_counts_are_met_exactly(k: int, seed: int, data: st.DataObject)
     spare = data.draw(st.lists(st.integers(0, 4), min_size=3, max_size=3))
     totals = np.sum(counts, axis=0) + spare
     y = np.random.default_rng(seed).permutation(np.repeat(np.arange(3), totals))
-    keys = {"name": "explicit_counts", "num_clients": k, "min_examples": 0, "counts": counts}
+    keys: dict[str, Any] = {"name": "explicit_counts", "num_clients": k, "min_examples": 0, "counts": counts}
     dealt = deal(y, num_classes=3, seed=seed, **keys)
     check_horizontal(dealt, len(y))
     assert dealt.label_counts(y, num_classes=3).tolist() == counts
@@ -262,7 +262,7 @@ def test_explicit_counts_errors() -> None:
 def test_quantity_skew_deals_everything_and_keeps_the_minimum(
     k: int, least: int, alpha: float, seed: int
 ) -> None:
-    keys = {"name": "quantity_skew", "num_clients": k, "min_examples": least, "alpha": alpha}
+    keys: dict[str, Any] = {"name": "quantity_skew", "num_clients": k, "min_examples": least, "alpha": alpha}
     dealt = deal(np.zeros(120), seed=seed, **keys)
     check_horizontal(dealt, 120)
     assert len(dealt.remainder) == 0

@@ -96,5 +96,5 @@ def test_rows_get_draws_of_their_own(name: str) -> None:
 
 
 def test_unknown_view() -> None:
-    with pytest.raises(ConfigError, match=r"partition.views: unknown view 'blurr'; did you mean blur\?"):
-        check_names(["crop", "blurr"])
+    with pytest.raises(ConfigError, match=r"partition.views: unknown view 'vfilp'; did you mean vflip\?"):
+        check_names(["crop", "vfilp"])

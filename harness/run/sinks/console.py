@@ -15,6 +15,13 @@ from rich.progress import (
 from harness.config import Config
 from harness.run.records import Summary
 
+TOTALS = (
+    (("client_flops",), "FLOP"),
+    (("tx_bytes",), "B up"),
+    (("rx_bytes",), "B down"),
+    (("compute_j", "link_j", "idle_j"), "J"),
+)
+"""Which totals are added up to one figure of the evaluation line, and its unit."""
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -61,16 +68,12 @@ class ConsoleSink:
 
 
 def evaluation_line(record: Mapping[str, int | float]) -> str:
-    """`round 3  eval/accuracy 0.913  ...  4.2 GFLOP  1.5 MB up  20 J  7.1 s`: totals of the clients so far."""
+    """`round 3  eval/accuracy 0.913  ...  4.2 GFLOP  1.5 MB up  20 J`: the clients' totals so far."""
     measured = [key for key in record if key.startswith(("eval/", "val/", "train/"))]
     parts = [f"round {record['round']}", *(f"{key} {record[key]:.4g}" for key in sorted(measured))]
-    units = {"client_flops": "FLOP", "tx_bytes": "B up", "rx_bytes": "B down"}
-    totals = [(record.get(f"cost/{name}_total"), unit) for name, unit in units.items()]
-    joules = [record.get(f"cost/{name}_total") for name in ("compute_j", "link_j", "idle_j")]
-    totals.append(
-        (sum(j for j in joules if j is not None) if any(j is not None for j in joules) else None, "J")
-    )
-    parts += [with_prefix(value, unit) for value, unit in totals if value is not None]
+    for names, unit in TOTALS:
+        found = [record[key] for name in names if (key := f"cost/{name}_total") in record]
+        parts += [with_prefix(sum(found), unit)] if found else []
     if "time/sim_s_total" in record:
         parts.append(f"{record['time/sim_s_total']:.4g} s simulated")
     return "  ".join(parts)

@@ -63,7 +63,7 @@ class WandbSink:
         self._try(lambda: _log(run, record, timings))
 
     def finish(self, summary: Summary | None) -> None:
-        """Close the W&B run; waits for its upload a bounded time."""
+        """Close the W&B run; waits a bounded time for its upload. Offline it is written out by the exit."""
         if self._run is not None:
             run, self._run = self._run, None
             self._try(lambda: _finish(run, summary))
@@ -83,37 +83,47 @@ def sync(results_dir: Path, *, mode: str = "auto", finish_timeout_s: float = 600
     Runs that a live process works on are left alone. Raises ConfigError where `results_dir` is no folder.
     """
     require(results_dir.is_dir(), f"{results_dir}: no folder of results; give the one of run.results_dir")
+    import wandb
+
     chosen = choose_mode(mode)
     for folder in sorted(path.parent for path in results_dir.glob("*/config.yaml")):
-        rounds = _committed(folder)
         if held_by(folder) is not None:
             yield f"{folder.name}: left alone, it is running"
             continue
-        tree = yaml.safe_load((folder / "config.yaml").read_text())
-        run = _open(folder, tree, mode=chosen, timeouts=(30.0, finish_timeout_s))
-        if run is None:
-            yield f"{folder.name}: failed"
-            continue
-        chosen = "offline" if run.offline else chosen  # unreachable once: do not wait again for each run
-        for record, timings in rounds:
-            _log(run, record, timings)
-        done = folder / "summary.json"
-        _finish(run, read_json(done) if done.exists() else None)
-        where = f"`wandb sync {Path(run.dir).parent}` uploads it" if run.offline else run.url
-        yield f"{folder.name}: {len(rounds)} rounds, {where}"
+        try:
+            line, chosen = _rebuild(folder, mode=chosen, finish_timeout_s=finish_timeout_s)
+        except Exception as error:  # a damaged run, or whatever W&B raises: the others go on
+            line = f"failed ({_line(error)})"
+        yield f"{folder.name}: {line}"
+    wandb.teardown()  # returns once W&B's service has written out what is offline
+
+
+def _rebuild(folder: Path, *, mode: Mode, finish_timeout_s: float) -> tuple[str, Mode]:
+    """What became of it, and the mode it took: once out of reach, W&B is not waited for again."""
+    rounds = _committed(folder)
+    tree = yaml.safe_load((folder / "config.yaml").read_text())
+    run = _open(folder, tree, mode=mode, timeouts=(15.0, finish_timeout_s))
+    if run is None:
+        return "failed", "offline"
+    for record, timings in rounds:
+        _log(run, record, timings)
+    done = folder / "summary.json"
+    _finish(run, read_json(done) if done.exists() else None)
+    if not run.offline:
+        return f"{len(rounds)} rounds, {run.url}", "online"
+    return f"{len(rounds)} rounds, `wandb sync {Path(run.dir).parent}` uploads it", "offline"
 
 
 def choose_mode(wanted: str) -> Mode:
-    """`auto` is online where a key is found. Without one `online` is offline too, with a warning: no prompt."""
+    """`auto` is online where a key is found. Without one `online` is offline too, with a warning."""
     if wanted == "offline":
         return "offline"
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE") or _in_netrc(host):
         return "online"
     if wanted == "online":
-        warnings.warn(
-            "log.wandb=online: no key found, logging offline; run `wandb login` first", stacklevel=2
-        )
+        # W&B would ask for the key here, and wait.
+        warnings.warn("log.wandb=online: no key found, so offline; run `wandb login` first", stacklevel=2)
     return "offline"
 
 
@@ -128,6 +138,8 @@ def _open(
     folder: Path, tree: Mapping[str, Any], *, mode: Mode, timeouts: tuple[float, float]
 ) -> "wandb.Run | None":
     """A new W&B run under the run's id: online, else offline, else none; each step down with a warning."""
+    import wandb
+
     for attempt in ("online", "offline") if mode == "online" else ("offline",):
         # Every attempt starts clean, so that exactly one .wandb file lies in the folder.
         shutil.rmtree(folder / "wandb", ignore_errors=True)
@@ -135,6 +147,7 @@ def _open(
             return _init(folder, tree, mode=attempt, timeouts=timeouts)
         except Exception as error:  # whatever W&B raises, the run goes on
             then = "logging offline" if attempt == "online" else "logging nothing there"
+            wandb.teardown()  # else its service holds on to the run id
             warnings.warn(f"log.wandb: {attempt} failed ({_line(error)}), {then}; {REBUILD}", stacklevel=3)
     return None
 
@@ -142,7 +155,7 @@ def _open(
 def _init(folder: Path, tree: Mapping[str, Any], *, mode: str, timeouts: tuple[float, float]) -> "wandb.Run":
     import wandb  # about a second: paid only by runs that use it
 
-    wanted = {
+    wanted: dict[str, Any] = {
         "silent": True,
         "console": "off",
         "init_timeout": timeouts[0],
@@ -160,10 +173,8 @@ def _init(folder: Path, tree: Mapping[str, Any], *, mode: str, timeouts: tuple[f
     }
     # Some of these come and go with W&B's versions; none is needed for a right result.
     known = {name: value for name, value in wanted.items() if name in wandb.Settings.model_fields}
-    log, names = (
-        tree["log"],
-        [str(tree[part]["name"]).rsplit(":", 1)[-1].lower() for part in ("method", "task")],
-    )
+    log = tree["log"]
+    names = [str(tree[part]["name"]).rsplit(":", 1)[-1].lower() for part in ("method", "task")]
     wandb.setup(wandb.Settings(silent=True))
     run = wandb.init(
         mode="online" if mode == "online" else "offline",

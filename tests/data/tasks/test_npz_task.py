@@ -21,7 +21,7 @@ ARRAYS: dict[str, NDArray[np.generic]] = {
 def build(tmp_path: Path, *, options: dict[str, object] | None = None, **changes: Any) -> Task:
     arrays = {key: value for key, value in {**ARRAYS, **changes}.items() if value is not None}
     path = tmp_path / "mine.npz"
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+    np.savez(path, **arrays)
     return load_task(TaskConfig(name="npz", path=str(path), options=options or {}))
 
 
@@ -37,7 +37,7 @@ def test_colour_images(tmp_path: Path) -> None:
 def test_grey_images_writers_and_options(tmp_path: Path) -> None:
     grey: dict[str, Any] = {key: ARRAYS[key][..., 0] for key in ("x_train", "x_test")}
     options = {"num_classes": 7, "mean": 0.25, "std": [0.5]}
-    task = build(tmp_path, **grey, writer_train=np.arange(30) % 4, options=options)
+    task = build(tmp_path, options=options, writer_train=np.arange(30) % 4, **grey)
     assert (task.input_shape, task.num_classes) == ((1, 8, 8), 7)
     assert task.to_inputs(np.full((1, 8, 8, 1), 255, np.uint8)).unique().tolist() == [1.5]
     writers = task.load().train.writers
@@ -47,7 +47,7 @@ def test_grey_images_writers_and_options(tmp_path: Path) -> None:
 
 def test_another_file_is_another_cache_entry(tmp_path: Path) -> None:
     assert len(build(tmp_path).load().test) == 6
-    twice = {key: np.concatenate([ARRAYS[key]] * 2) for key in ("x_test", "y_test")}
+    twice: dict[str, Any] = {key: np.concatenate([ARRAYS[key]] * 2) for key in ("x_test", "y_test")}
     assert len(build(tmp_path, **twice).load().test) == 12
 
 

@@ -1,0 +1,269 @@
+"""A sweep: one YAML of base, variants, grid and scales -> checked configurations, run one after another.
+
+    name: demo
+    base: {task: digits, run: {num_rounds: 20}}              # what all cells share; sections or dotted keys
+    variants: {fedavg: {method: fedavg}, fedprox: {method: fedprox, method.mu: 0.1}}
+    grid: {partition: [iid, dirichlet], run.seed: [0, 1]}    # crossed with each other and with the variants
+    scales: {smoke: {run.num_rounds: 2, run.seed: [0]}}      # win over base, variants and grid
+
+Later ones win: base, variant, scale, grid, `--set` words. A scale or a word replaces the list of a grid key;
+`variant` is such a key too.
+"""
+
+import copy
+import dataclasses
+import itertools
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from harness import config
+from harness.config import SHORTHANDS, Config, nearest, require
+from harness.run.driver import execute, preflight
+from harness.run.method import method_config
+from harness.run.runtime import Runtime
+from harness.run.sinks import Sink
+from harness.run.store import finished_summary
+from harness.types import ConfigError
+
+SECTIONS: Final = ("name", "description", "base", "variants", "grid", "scales")
+SCALES: Final = ("smoke", "small", "paper")
+"""Does it work at all; does it show the effect; the numbers that a paper reports."""
+VARIANT: Final = "variant"
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of a sweep."""
+
+    cfg: Config
+    """Checked."""
+    label: str
+    """The settings that vary within the sweep."""
+    settings: Mapping[str, object]
+    """Value of every grid key, and of `variant` where the sweep has some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A cell that did not end well."""
+
+    cell: Cell
+    reason: str
+    """One line."""
+
+
+def expand(file: Path, *, scale: str | None = None, words: Sequence[str] = ()) -> list[Cell]:
+    """Every cell of the sweep in `file`, in the order they run: variants outermost, last grid key innermost.
+
+    `scale` is one of the file's scales; without one, base and grid are taken as they stand. `words` are
+    `key=value` settings for all cells. Cells resume where they were interrupted. Raises ConfigError naming
+    the file, and the cell where one is to blame.
+    """
+    sections = read_sections(file)
+    scales = sections["scales"]
+    if scale is not None and scale not in scales:
+        known = f"; it has {', '.join(scales)}" if scales else "; it has none"
+        raise ConfigError(f"{file}: no scale {scale!r}{known}")
+    overrides = {} if scale is None else dict(scales[scale] or {})
+    axes, fixed = _axes(sections, overrides, words, file=file)
+    told = [key for key, values in axes.items() if len(values) > 1]
+    name = str(sections["name"] or file.stem)
+    cells = []
+    for values in itertools.product(*axes.values()):
+        settings = dict(zip(axes, values, strict=True))
+        label = " ".join(_setting(key, settings[key]) for key in told) or name
+        tree = _tree(sections, overrides, settings)
+        try:
+            cfg = config.load(fixed, method_config=method_config, tree=tree)
+        except ConfigError as error:
+            raise ConfigError(f"{file}, cell {label}: {error}") from None
+        cells.append(Cell(_marked(cfg, sweep=name, scale=scale), label, settings))
+    _check_distinct(cells, file=file)
+    return cells
+
+
+def read_sections(file: Path) -> Tree:
+    """The file's sections, each present and of the right kind. Raises ConfigError naming file and section."""
+    try:
+        found = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give a sweep's YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not YAML ({' '.join(str(error).split())})") from None
+    require(isinstance(found, dict), f"{file}: must hold {', '.join(SECTIONS)}, got {type(found).__name__}")
+    for key in found:
+        require(key in SECTIONS, f"{file}: unknown section {key!r}{nearest(str(key), SECTIONS)}")
+    sections: Tree = {key: found.get(key) for key in SECTIONS}
+    for key in ("base", "variants", "grid", "scales"):
+        sections[key] = _mapping(sections[key], f"{file}: {key}")
+    for part in ("variants", "scales"):
+        for key, value in sections[part].items():
+            sections[part][key] = _mapping(value, f"{file}: {part}.{key}")
+    for key in sections["scales"]:
+        require(key in SCALES, f"{file}: scales.{key}: unknown scale{nearest(key, SCALES)}")
+    return sections
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    *,
+    runtime: Runtime,
+    make_sinks: Callable[[Config], Sequence[Sink]],
+    say: Callable[[str], None],
+) -> list[Failure]:
+    """Run the cells that are not finished yet; the failed ones are told and returned, the others go on.
+
+    Raises ConfigError before the first run where a cell is one that no run can satisfy, and lets
+    KeyboardInterrupt through: the same sweep goes on from there.
+    """
+    _preflight(cells)
+    failures: list[Failure] = []
+    walls: list[float] = []
+    todo = [cell for cell in cells if not _finished(cell)]
+    for number, cell in enumerate(cells, start=1):
+        head = f"cell {number}/{len(cells)}: {cell.label}"
+        if cell not in todo:
+            say(f"{head}: finished before, skipped")
+            continue
+        say(f"{head} ({cell.cfg.run_id}{_eta(walls, len(todo) - len(walls) - len(failures))})")
+        started = time.perf_counter()
+        try:
+            summary = execute(cell.cfg, runtime=runtime, sinks=make_sinks(cell.cfg))
+        # Whatever went wrong in one cell, the others may be worth hours.
+        except Exception as error:
+            failures.append(Failure(cell, reason=_reason(error)))
+            known = isinstance(error, ConfigError)
+            say(f"{head}: FAILED, {failures[-1].reason}" + ("" if known else f"\n{traceback.format_exc()}"))
+            continue
+        walls.append(time.perf_counter() - started)
+        metrics = summary["metrics"].items()
+        told = [f"{key} {value:.4g}" for key, value in metrics if key.startswith("eval/")]
+        say(f"{head}: done in {_duration(walls[-1])}; {', '.join(told)}")
+    finished = len(cells) - len(todo)
+    say(f"{len(walls)} run, {finished} finished before, {len(failures)} failed")
+    for failure in failures:
+        say(f"FAILED {failure.cell.label}: {failure.reason}")
+    return failures
+
+
+def _axes(
+    sections: Tree, overrides: Tree, words: Sequence[str], *, file: Path
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """What is crossed, and the words that go to every cell. Takes the axes' lists out of `overrides`."""
+    axes: dict[str, Any] = {VARIANT: list(sections["variants"])} if sections["variants"] else {}
+    axes |= {SHORTHANDS.get(key, key): values for key, values in sections["grid"].items()}
+    for key in list(overrides):
+        if SHORTHANDS.get(key, key) in axes:
+            axes[SHORTHANDS.get(key, key)] = overrides.pop(key)
+    fixed = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if (axis := SHORTHANDS.get(key, key)) in axes:
+            axes[axis] = yaml.safe_load(value)
+        else:
+            fixed.append(word)
+    for key, values in axes.items():
+        axes[key] = values if isinstance(values, list) else [values]
+        require(len(axes[key]) > 0, f"{file}: {key} has no values; give a list of at least one")
+    for name in axes.get(VARIANT, []):
+        known = list(sections["variants"])
+        require(name in known, f"{file}: unknown variant {name!r}{nearest(str(name), known)}")
+    return axes, fixed
+
+
+def _tree(sections: Tree, overrides: Tree, settings: Mapping[str, object]) -> Tree:
+    """The configuration tree of one cell."""
+    variant = settings.get(VARIANT)
+    layers = [
+        sections["base"],
+        sections["variants"][variant] if variant is not None else {},
+        overrides,
+        {key: value for key, value in settings.items() if key != VARIANT},
+    ]
+    tree: Tree = {}
+    for layer in layers:
+        for key, value in layer.items():
+            _put(tree, str(key), copy.deepcopy(value))
+    return tree
+
+
+def _put(tree: Tree, key: str, value: object) -> None:
+    """Set a dotted key. A section merges, whatever lies below one (a table of profiles, say) is replaced."""
+    if isinstance(value, dict) and "." not in key:
+        for inner, leaf in value.items():
+            _put(tree, f"{key}.{inner}", leaf)
+        return
+    *path, last = SHORTHANDS.get(key, key).split(".")
+    for part in path:
+        below = tree.setdefault(part, {})
+        if not isinstance(below, dict):
+            below = tree[part] = {}
+        tree = below
+    tree[last] = value
+
+
+def _marked(cfg: Config, *, sweep: str, scale: str | None) -> Config:
+    """Tagged for W&B, and set to go on where it was interrupted; neither is part of a run's id."""
+    tags = dict.fromkeys([*cfg.log.tags, f"sweep:{sweep}", f"scale:{scale or 'default'}"])
+    return dataclasses.replace(
+        cfg,
+        log=dataclasses.replace(cfg.log, tags=list(tags)),
+        run=dataclasses.replace(cfg.run, resume=not cfg.run.force),
+    )
+
+
+def _check_distinct(cells: Sequence[Cell], *, file: Path) -> None:
+    seen: dict[str, str] = {}
+    for cell in cells:
+        other = seen.setdefault(cell.cfg.run_id, cell.label)
+        if other is not cell.label:
+            raise ConfigError(f"{file}: cells {other} and {cell.label} are one run, {cell.cfg.run_id}")
+
+
+def _preflight(cells: Sequence[Cell]) -> None:
+    for cell in {cell.cfg.digest: cell for cell in reversed(cells)}.values():
+        try:
+            preflight(cell.cfg)
+        except ConfigError as error:
+            raise ConfigError(f"cell {cell.label}: {error}") from None
+
+
+def _finished(cell: Cell) -> bool:
+    try:
+        return finished_summary(cell.cfg) is not None
+    except ConfigError:
+        # Damaged: running the cell says so, as a failure of this cell alone.
+        return False
+
+
+def _setting(key: str, value: object) -> str:
+    short = {path: word for word, path in SHORTHANDS.items()}.get(key, key)
+    return str(value) if key == VARIANT else f"{short}={value}"
+
+
+def _mapping(value: object, what: str) -> Tree:
+    require(value is None or isinstance(value, dict), f"{what}: must hold `key: value` lines, got {value!r}")
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _reason(error: Exception) -> str:
+    told = " ".join(str(error).split())
+    return told if isinstance(error, ConfigError) else f"{type(error).__name__}: {told}"
+
+
+def _eta(walls: Sequence[float], left: int) -> str:
+    return f"; about {_duration(left * sum(walls) / len(walls))} left" if walls else ""
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

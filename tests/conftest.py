@@ -1,0 +1,33 @@
+"""One torch thread for all tests, and `--update-golden`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from local_run import Played, make_config, make_job, play_job
+
+Play = Callable[..., Played]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden; review the diff")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Play:
+    """`play("method=fedavg", ...)`: a tiny run in this process, with states in a folder of its own."""
+    count = 0
+
+    def run(*words: str, **options: object) -> Played:
+        nonlocal count
+        count += 1
+        job = make_job(make_config(words), tmp_path / f"states{count}")
+        return play_job(job, **options)  # type: ignore[arg-type]
+
+    return run
