@@ -91,9 +91,11 @@ def report(
 ) -> None:
     """Write the comparison table, CSV and one HTML page; print the table."""
     from harness import report as reporting
+    from harness.report.tables import comparison, to_rich
 
     page = reporting.write(directory, out=out or directory / "report", target=target)
-    Console().print(reporting.comparison_table(reporting.load(directory), target=target))
+    for table in to_rich(comparison(reporting.load(directory), target=target)):
+        Console().print(table)
     Console().print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
@@ -141,7 +143,7 @@ def claims(
     if as_json:
         print(json.dumps([verdict.as_dict() for verdict in verdicts]))
     else:
-        columns = ["id", "source", "claim", "kind", "expected", "found", "verdict"]
+        columns = ["claim", "expected", "found", "verdict"]
         print_rows("claims", columns, [verdict.row() for verdict in verdicts])
 
 

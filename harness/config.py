@@ -56,7 +56,7 @@ class PartitionConfig:
     min_examples: int = 1
     """Every client holds at least this many examples."""
     alpha: float = 0.5
-    """Concentration of `dirichlet`; exponent base of `quantity_skew`."""
+    """Concentration of `dirichlet` and `quantity_skew`: the smaller, the more skewed."""
     shards_per_client: int = 2
     """Shards dealt to each client by `shards`."""
     num_shards: int | None = None

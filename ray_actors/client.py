@@ -1,8 +1,10 @@
 """ClientActor: a Worker in a process of its own."""
 
 import os
+from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 from harness.exchange.client import Receipt, Reply, Request
 from harness.exchange.payloads import Payload
@@ -53,3 +55,9 @@ class ClientActor:
     def _worker(self) -> Worker:
         assert self.worker is not None, "setup comes first"
         return self.worker
+
+
+def hire_one(actor: Any, *, cpus: float = 0.0, gpus: float = 0.0) -> ActorHandle[Any]:
+    """Start one actor of a class; server and scheduler hold no core, since they work while clients wait."""
+    handle: ActorHandle[Any] = actor.options(num_cpus=cpus, num_gpus=gpus).remote()
+    return handle

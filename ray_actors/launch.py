@@ -1,6 +1,7 @@
 """RayRuntime: starts or joins Ray, places the actors, and keeps them warm between runs of one process."""
 
 import importlib
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from harness.exchange.worker import Job
 from harness.run.records import Commit
 from harness.run.runtime import EngineLost, Running
 from harness.types import ConfigError
-from ray_actors.client import ClientActor
+from ray_actors.client import ClientActor, hire_one
 from ray_actors.scheduler import SchedulerActor
 from ray_actors.server import Layout, ServerActor
 
@@ -29,15 +30,15 @@ class Crew:
     """The actors of a run."""
 
     layout: Layout
-    server: ActorHandle
-    scheduler: ActorHandle
-    clients: list[ActorHandle]
+    server: ActorHandle[Any]
+    scheduler: ActorHandle[Any]
+    clients: list[ActorHandle[Any]]
 
 
 class RayEngine:
-    """A handle to the engine in the server actor. The next round is asked for while the last one is written."""
+    """The engine in the server actor. The next round is asked for while the last one is written."""
 
-    def __init__(self, server: ActorHandle, *, num_rounds: int, may_stop: bool) -> None:
+    def __init__(self, server: ActorHandle[Any], *, num_rounds: int, may_stop: bool) -> None:
         self.server = server
         self.num_rounds = num_rounds
         self.may_stop = may_stop
@@ -80,7 +81,9 @@ class RayRuntime:
             self._dismiss()
             self._crew = hire(layout)
             self._set_up(self._crew, job, restored)
-        return RayEngine(self._crew.server, num_rounds=cfg.run.num_rounds, may_stop=cfg.run.target is not None)
+        return RayEngine(
+            self._crew.server, num_rounds=cfg.run.num_rounds, may_stop=cfg.run.target is not None
+        )
 
     def num_client_actors(self) -> int:
         """Client actors of the current run."""
@@ -112,7 +115,7 @@ class RayRuntime:
             address=cfg.runtime.address or "local",
             include_dashboard=False if not cfg.runtime.address else None,
             log_to_driver=True,
-            logging_level="WARNING",
+            logging_level=logging.WARNING,
             runtime_env=environment,
         )
         self._started = True
@@ -120,7 +123,9 @@ class RayRuntime:
     def _set_up(self, crew: Crew, job: Job, restored: bytes | None) -> None:
         # The data enter the object store once; every actor of a node reads the same copy.
         job_ref = ray.put(job)
-        ray.get([crew.scheduler.setup.remote(job.cfg), *(actor.setup.remote(job_ref) for actor in crew.clients)])
+        ray.get(
+            [crew.scheduler.setup.remote(job.cfg), *(actor.setup.remote(job_ref) for actor in crew.clients)]
+        )
         words = (job_ref, [job_ref], crew.clients, crew.scheduler, crew.layout, restored)
         try:
             ray.get(crew.server.setup.remote(*words))
@@ -143,12 +148,11 @@ class RayRuntime:
 
 def hire(layout: Layout) -> Crew:
     """Start the actors of a layout."""
-    options = {"num_cpus": layout.cpus, "num_gpus": layout.gpus}
     return Crew(
         layout=layout,
-        server=ServerActor.options(num_cpus=0).remote(),
-        scheduler=SchedulerActor.options(num_cpus=0).remote(),
-        clients=[ClientActor.options(**options).remote() for _ in range(layout.num_actors)],
+        server=hire_one(ServerActor),
+        scheduler=hire_one(SchedulerActor),
+        clients=[hire_one(ClientActor, cpus=layout.cpus, gpus=layout.gpus) for _ in range(layout.num_actors)],
     )
 
 
@@ -157,7 +161,7 @@ def plan_layout(cfg: Config) -> Layout:
 
     Raises ConfigError where the cluster lacks the GPUs asked for.
     """
-    total = ray.cluster_resources()
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cpus, gpus = total.get("CPU", 1.0), total.get("GPU", 0.0)
     cohort = cfg.scheduler.cohort_size or cfg.partition.num_clients
     per_actor = cfg.runtime.clients_per_actor
@@ -168,8 +172,8 @@ def plan_layout(cfg: Config) -> Layout:
     share = min(float(cfg.runtime.client_threads), int(1000 * (cpus - RESERVE) / most) / 1000)
     if cfg.runtime.gpus_per_actor * count > gpus:
         raise ConfigError(
-            f"runtime.gpus_per_actor={cfg.runtime.gpus_per_actor} for {count} actors needs more GPUs than the "
-            f"{gpus:g} in this cluster; lower it or runtime.min_actors"
+            f"runtime.gpus_per_actor={cfg.runtime.gpus_per_actor} for {count} actors needs more GPUs than "
+            f"the {gpus:g} in this cluster; lower it or runtime.min_actors"
         )
     return Layout(num_actors=count, max_actors=most, cpus=share, gpus=cfg.runtime.gpus_per_actor)
 
@@ -178,5 +182,7 @@ def shipped_modules(cfg: Config) -> list[str]:
     """Folders of packages that a cluster's nodes need beside their own: the harness and the user's code."""
     named = [cfg.method.name, cfg.task.name, cfg.task.model]
     users = {name.split(":")[0].split(".")[0] for name in named if ":" in name}
-    packages = [importlib.import_module(name) for name in ("harness", "lightning_modules", "ray_actors", *users)]
+    packages = [
+        importlib.import_module(name) for name in ("harness", "lightning_modules", "ray_actors", *users)
+    ]
     return [str(Path(str(package.__file__)).parent) for package in packages if package.__file__]

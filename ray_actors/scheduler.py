@@ -16,6 +16,7 @@ from harness.exchange.transport import WorkerLost
 from harness.scheduling.plan import RoundPlan
 from harness.scheduling.scheduler import Scheduler
 from harness.types import SubmodelId
+from ray_actors.client import hire_one
 
 
 @ray.remote
@@ -50,7 +51,7 @@ class SchedulerActor:
 class RemoteScheduler:
     """The engine's handle: a dead scheduler is started anew and takes up the round's first state."""
 
-    def __init__(self, actor: ActorHandle, cfg: Config) -> None:
+    def __init__(self, actor: ActorHandle[Any], cfg: Config) -> None:
         self.actor = actor
         self.cfg = cfg
 
@@ -73,7 +74,7 @@ class RemoteScheduler:
         try:
             ray.get(self.actor.load_state_dict.remote(state))
         except RayActorError:
-            self.actor = SchedulerActor.options(num_cpus=0).remote()
+            self.actor = hire_one(SchedulerActor)
             ray.get(self.actor.setup.remote(self.cfg))
             ray.get(self.actor.load_state_dict.remote(state))
 

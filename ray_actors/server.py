@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray import ObjectRef
@@ -10,7 +11,7 @@ from ray.actor import ActorHandle
 from harness.exchange.worker import Job
 from harness.run.engine import Engine
 from harness.run.records import Commit
-from ray_actors.client import ClientActor
+from ray_actors.client import ClientActor, hire_one
 from ray_actors.scheduler import RemoteScheduler
 from ray_actors.transport import RayTransport, Spawn
 
@@ -35,13 +36,13 @@ class ServerActor:
     def setup(
         self,
         job: Job,
-        job_ref: list[ObjectRef],
-        actors: list[ActorHandle],
-        scheduler: ActorHandle,
+        job_ref: list[ObjectRef[Job]],
+        actors: list[ActorHandle[Any]],
+        scheduler: ActorHandle[Any],
         layout: Layout,
         restored: bytes | None,
     ) -> None:
-        """Take up a run, from a checkpoint's bytes where given. `job_ref` is wrapped so that it stays a reference."""
+        """Take up a run, from a checkpoint's bytes where given; `job_ref` holds the reference to `job`."""
         transport = RayTransport(
             actors,
             job=job_ref[0],
@@ -61,7 +62,7 @@ class ServerActor:
         """Of this actor."""
         return os.getpid()
 
-    def actors(self) -> list[ActorHandle]:
+    def actors(self) -> list[ActorHandle[Any]]:
         """The client actors in use now."""
         transport = self.engine.transport
         assert isinstance(transport, RayTransport)
@@ -71,12 +72,12 @@ class ServerActor:
 def spawner(layout: Layout) -> Spawn:
     """Starts client actors of this layout."""
 
-    def spawn(count: int, *, if_free: bool) -> list[ActorHandle]:
+    def spawn(count: int, *, if_free: bool) -> list[ActorHandle[Any]]:
         if if_free:
-            free = ray.available_resources()
+            free = ray.available_resources()  # type: ignore[no-untyped-call]
             count = min(count, int(free.get("CPU", 0.0) / layout.cpus + 1e-6))
             if layout.gpus:
                 count = min(count, int(free.get("GPU", 0.0) / layout.gpus + 1e-6))
-        return [ClientActor.options(num_cpus=layout.cpus, num_gpus=layout.gpus).remote() for _ in range(count)]
+        return [hire_one(ClientActor, cpus=layout.cpus, gpus=layout.gpus) for _ in range(count)]
 
     return spawn

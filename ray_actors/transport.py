@@ -17,22 +17,27 @@ from harness.types import SubmodelId
 
 T = TypeVar("T")
 DEPTH = 2
-"""Requests queued at an actor: it never waits for the next one, and one slow client blocks at most one other."""
+"""Requests queued at an actor: it never waits for the next, and a slow client blocks one other at most."""
 
 
 class Spawn(Protocol):
     """Starts client actors."""
 
-    def __call__(self, count: int, *, if_free: bool) -> list[ActorHandle]:
+    def __call__(self, count: int, *, if_free: bool) -> list[ActorHandle[Any]]:
         """`if_free`: only as many as fit the cluster's free share now; else all, waiting for room."""
-
 
 
 class RayTransport:
     """Lives in the server's process and owns the list of client actors."""
 
     def __init__(
-        self, actors: Sequence[ActorHandle], *, job: ObjectRef, spawn: Spawn, max_actors: int, sticky: bool
+        self,
+        actors: Sequence[ActorHandle[Any]],
+        *,
+        job: ObjectRef[Any],
+        spawn: Spawn,
+        max_actors: int,
+        sticky: bool,
     ) -> None:
         """`sticky` keeps a client on one actor for a whole round."""
         self.actors = list(actors)
@@ -48,7 +53,7 @@ class RayTransport:
             self._adopt(self.spawn(wanted, if_free=True))
 
     def call(self, requests: Sequence[Request], down: Sequence[Payload]) -> list[Reply]:
-        refs: dict[int, ObjectRef] = {}
+        refs: dict[int, ObjectRef[Any]] = {}
         for payload in down:
             if id(payload) not in refs:
                 refs[id(payload)] = ray.put(payload)
@@ -74,7 +79,7 @@ class RayTransport:
 
     def reset(self) -> None:
         """Keep the living, forget what they did in this round, replace the dead."""
-        living = []
+        living: list[ActorHandle[Any]] = []
         for actor in self.actors:
             try:
                 ray.get(actor.reset.remote())
@@ -86,7 +91,7 @@ class RayTransport:
         if missing:
             self._adopt(self.spawn(missing, if_free=False))
 
-    def _adopt(self, actors: list[ActorHandle]) -> None:
+    def _adopt(self, actors: list[ActorHandle[Any]]) -> None:
         guarded([actor.setup.remote(self.job) for actor in actors])
         self.actors.extend(actors)
 
@@ -94,12 +99,12 @@ class RayTransport:
         return guarded([getattr(actor, name).remote(*words) for actor in self.actors])
 
     def _spread(
-        self, requests: Sequence[Request], submit: Callable[[ActorHandle, Request], ObjectRef]
+        self, requests: Sequence[Request], submit: Callable[[ActorHandle[Any], Request], ObjectRef[Any]]
     ) -> list[Any]:
         """Answers in the order of `requests`; at most DEPTH of them wait at an actor."""
         queues = self._queues(requests)
         answers: dict[int, Any] = {}
-        flying: dict[ObjectRef, tuple[int, int]] = {}
+        flying: dict[ObjectRef[Any], tuple[int, int]] = {}
 
         def feed(slot: int) -> None:
             if queues[slot]:
@@ -127,7 +132,7 @@ class RayTransport:
         return queues
 
 
-def guarded(refs: list[ObjectRef]) -> list[Any]:
+def guarded(refs: list[ObjectRef[Any]]) -> list[Any]:
     """ray.get, with a dead actor as WorkerLost and an error in an actor as that error itself."""
     try:
         return list(ray.get(refs))

@@ -78,10 +78,11 @@ class Expected:
     """For =; absolute, or a share of the expected value."""
     relative: bool
 
-    def __str__(self) -> str:
+    def told(self, bound: float) -> str:
+        """As text, `bound` being the formula's value."""
         slack = f" ± {100 * self.tolerance:g} %" if self.relative else f" ± {self.tolerance:g}"
         sign = "" if self.relation == "=" else f"{self.relation} "
-        return f"{sign}{self.formula}{slack if self.tolerance else ''}"
+        return f"{sign}{_plain(bound)}{slack if self.tolerance else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,8 @@ class Verdict:
 
     claim: Claim
     outcome: Outcome
+    bound: float
+    """Value of the expected formula."""
     found: float | None
     """The value, or the mean over seeds; None where there is none, or it is only bounded."""
     conditions: str | None
@@ -125,29 +128,22 @@ class Verdict:
         c, m = self.claim, self.measurement
         return {
             "id": c.id, "paper": c.paper, "source": c.source, "claim": c.claim, "kind": c.kind,
-            "expected": str(c.expected), "found": self.found,
+            "expected": c.expected.told(self.bound), "bound": self.bound, "found": self.found,
             "low": _finite(m.low) if m else None, "high": _finite(m.high) if m else None,
             "seeds": m.seeds if m else None, "scale": m.scale if m else None,
             "verdict": str(self.outcome), "conditions": self.conditions,
         }  # fmt: skip
 
     def row(self) -> tuple[str, ...]:
-        """id, source, claim, kind, expected, found, verdict, as text."""
+        """Claim, expected, found, verdict, as text."""
         c, m = self.claim, self.measurement
-        found = (
-            ""
-            if self.found is None
-            else f"{self.found:,}"
-            if isinstance(self.found, int)
-            else f"{self.found:.6g}"
-        )
+        found = "" if self.found is None else _plain(self.found)
         if m is not None:
             seeds = f"{m.seeds} seed{'s' if m.seeds > 1 else ''}"
             found = f"{found} [{m.low:.4g}, {m.high:.4g}], {seeds}, {m.scale} scale".strip()
-        verdict = (
-            f"{self.outcome}: {self.conditions}" if self.outcome is Outcome.CONDITION else str(self.outcome)
-        )
-        return f"{c.paper}/{c.id}", c.source, c.claim, c.kind, str(c.expected), found, verdict
+        conditional = self.outcome is Outcome.CONDITION
+        verdict = f"{self.outcome}: {self.conditions}" if conditional else str(self.outcome)
+        return f"{c.paper}/{c.id} ({c.source})\n{c.claim}", c.expected.told(self.bound), found, verdict
 
 
 def load_claims(paper: str | None = None, *, folder: Path | None = None) -> list[Claim]:
@@ -246,16 +242,16 @@ def _judge(claim: Claim, facts: Facts, results: frames.Results | None) -> Verdic
         outcome = (
             Outcome.CONTRADICTED if not right else Outcome.CONDITION if claim.conditions else Outcome.HOLDS
         )
-        return Verdict(claim, outcome, found, claim.conditions)
+        return Verdict(claim, outcome, bound, found, claim.conditions)
     assert claim.question is not None
     m = measure(claim.question, results) if results is not None else None
     if m is None:
-        return Verdict(claim, Outcome.NOT_RUN, None, claim.conditions)
+        return Verdict(claim, Outcome.NOT_RUN, bound, None, claim.conditions)
     right = decide(expected.relation, low=m.low, high=m.high, bound=bound, slack=slack)
     conditions = claim.conditions
     if m.scale != "paper":
         conditions = "; ".join(filter(None, [conditions, f"at {m.scale} scale"]))
-    return Verdict(claim, _weigh(right, m, conditions), _finite(m.mean), conditions, m)
+    return Verdict(claim, _weigh(right, m, conditions), bound, _finite(m.mean), conditions, m)
 
 
 def _weigh(right: bool | None, m: Measurement, conditions: str | None) -> Outcome:
@@ -265,6 +261,10 @@ def _weigh(right: bool | None, m: Measurement, conditions: str | None) -> Outcom
     if not right:
         return Outcome.CONTRADICTED
     return Outcome.CONDITION if conditions else Outcome.HOLDS
+
+
+def _plain(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 
 def _finite(value: float) -> float | None:

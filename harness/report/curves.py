@@ -9,7 +9,7 @@ import io
 import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -149,16 +149,29 @@ def styles_of(variants: Sequence[str]) -> dict[str, Style]:
 def accuracy_pictures(results: Results, *, task: str, key: str) -> list[Picture]:
     """The metric against rounds, traffic, FLOPs, joules and simulated seconds, in this order."""
     pictures = []
+    idle = idle_variants(results, task=task)
     for axis in ("round", *AXES):
         curves = curves_of(results, task=task, axis=axis)
-        if curves:
+        free = set() if axis == "round" else {n for n, c in curves.items() if n in idle or c.x[-1] == 0}
+        if set(curves) - free:
             metric = str(results.runs.loc[results.runs["task"] == task, "metric"].iloc[0])
-            pictures.append(_accuracy_picture(curves, axis=axis, metric=metric, key=f"{key}-{axis}"))
+            pictures.append(_accuracy_picture(curves, free, axis=axis, metric=metric, key=f"{key}-{axis}"))
     return pictures
 
 
-def _accuracy_picture(curves: Mapping[str, Curve], *, axis: str, metric: str, key: str) -> Picture:
-    drawn = {name: curve for name, curve in curves.items() if curve.x[-1] > 0}
+def idle_variants(results: Results, *, task: str) -> set[str]:
+    """Variants whose clients neither compute nor send (centralized training): no cost to compare."""
+    runs = compared(results)
+    used = results.rounds.groupby("run_id")[["flops", "bytes"]].max().sum(axis=1)
+    runs = runs[(runs["task"] == task) & runs["run_id"].map(used).eq(0)]
+    return set(runs["variant"].astype(str))
+
+
+def _accuracy_picture(
+    curves: Mapping[str, Curve], free: Set[str], *, axis: str, metric: str, key: str
+) -> Picture:
+    """The curves but those of `free`, which are named in the caption."""
+    drawn = {name: curve for name, curve in curves.items() if name not in free}
     title = f"Test {metric} against {TITLES.get(axis, 'Rounds').lower()}"
     styles = styles_of(list(curves))
 
@@ -175,8 +188,8 @@ def _accuracy_picture(curves: Mapping[str, Curve], *, axis: str, metric: str, ke
         _cost_axis(axes, axis, [(float(c.x[0]), float(c.x[-1])) for c in drawn.values()])
 
     notes = ["Mean over seeds; the band is one standard deviation."]
-    if free := sorted(set(curves) - set(drawn)):
-        notes.append(f"Not drawn, because it costs nothing here: {', '.join(free)}.")
+    if free:
+        notes.append(f"Not drawn, because it asks nothing of the clients here: {', '.join(sorted(free))}.")
     ends = sorted(drawn.items(), key=lambda item: -item[1].mean[-1])
     told = "; ".join(f"{name} ends at {significant(float(c.mean[-1]))}" for name, c in ends)
     svg = render(draw, key=key, title=title, description=f"Line chart. {told}.", entries=list(drawn))
@@ -194,7 +207,9 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
 
 def pareto_picture(table: pd.DataFrame, *, axis: str, key: str) -> Picture | None:
     """Best accuracy against what the whole run cost, from the rows of one task of a comparison."""
-    rows = table[table["best_mean"].notna() & table[f"total_{axis}"].notna()].sort_values("variant")
+    takes_part = table[["total_flops", "total_bytes"]].sum(axis=1) > 0
+    rows = table[table["best_mean"].notna() & table[f"total_{axis}"].notna() & takes_part]
+    rows = rows.sort_values("variant")
     if len(rows) < 2:
         return None
     names, metric = rows["variant"].tolist(), str(rows["metric"].iloc[0])

@@ -134,7 +134,7 @@ def _setting(runs: pd.DataFrame) -> str:
         "server": "config.fleet.server",
     }
     shared = [
-        f"{name} {runs[column].iloc[0]}"
+        f"{name} {shown(runs[column].iloc[0])}"
         for name, column in told.items()
         if column in runs and runs[column].notna().all() and runs[column].nunique() == 1
     ]
@@ -254,7 +254,7 @@ def _partition_pictures(results: Results, runs: pd.DataFrame, *, key: str) -> li
     for number, (_, group) in enumerate(stored.groupby(settings, sort=False)):
         run = group.iloc[0]
         title = f"Who holds which labels: {run.get('config.partition.name', 'partition')}"
-        extra = [f"{k.rsplit('.', 1)[-1]}={run[k]}" for k in told if not k.endswith(".name")]
+        extra = [f"{k.rsplit('.', 1)[-1]}={shown(run[k])}" for k in told if not k.endswith(".name")]
         title += f" ({', '.join(extra)})" if extra else ""
         counts = results.partitions[str(run["run_id"])]
         found.append(

@@ -99,7 +99,7 @@ def cells_by_scale(sweep: Path) -> dict[str, list[Cell]]:
 
 
 def pick(cells: Sequence[Cell], side: Mapping[str, object]) -> Config:
-    """The configuration whose settings `side` gives. Raises ConfigError unless they differ in the seed alone."""
+    """The one configuration, up to the seed, with these settings. Raises ConfigError where it is not one."""
     told = ", ".join(f"{key}={value}" for key, value in side.items())
     keys = list(cells[0].settings)
     for key in side:

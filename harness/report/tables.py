@@ -105,10 +105,16 @@ def label_variants(runs: pd.DataFrame) -> "pd.Series[str]":
         variants = group.drop_duplicates("digest")
         told = telling(variants, differing(variants, keys))
         for _, row in variants.iterrows():
-            settings = [f"{key.rsplit('.', 1)[-1]}={_plain(row[key])}" for key in told]
+            settings = [f"{_short_key(key)}={_plain(row[key])}" for key in told]
             members = group.index[group["digest"] == row["digest"]]
             labels[members] = f"{name} ({', '.join(settings)})" if settings else name
     return _unique(runs, labels)
+
+
+def _short_key(column: str) -> str:
+    """`config.method.mu` -> mu; `config.partition.name` -> partition, as on the command line."""
+    _, section, *_, leaf = column.split(".")
+    return section if leaf == "name" else leaf
 
 
 def telling(variants: pd.DataFrame, keys: Sequence[str]) -> list[str]:

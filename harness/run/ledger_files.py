@@ -31,7 +31,7 @@ class Segment(NamedTuple):
 
 def write_segment(folder: Path, frames: Sequence[pd.DataFrame], *, first: int, last: int) -> None:
     """Write the entries of rounds `first` to `last` (LEDGER_COLUMNS) as one file."""
-    _write(_path(folder, first, last), [_table(_concat(frames))])
+    _write(_path(folder, first, last), [pa.concat_tables([_table(frame) for frame in frames])])
 
 
 def read_ledger(folder: Path) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def read_ledger(folder: Path) -> pd.DataFrame:
     chain, _ = _chain(_segments(folder))
     tables = [pq.read_table(segment.path, read_dictionary=LABELS, use_threads=False) for segment in chain]
     if not tables:
-        return _concat([])
+        return pd.DataFrame(columns=list(LEDGER_COLUMNS)).astype(LEDGER_COLUMNS)
     frame: pd.DataFrame = pa.concat_tables(tables).unify_dictionaries().to_pandas()
     for name in LABELS:
         frame[name] = frame[name].cat.set_categories(sorted(frame[name].cat.categories))
@@ -126,11 +126,6 @@ def _schema() -> pa.Schema:
 def _table(frame: pd.DataFrame) -> pa.Table:
     table = pa.Table.from_pandas(frame[list(LEDGER_COLUMNS)], preserve_index=False, nthreads=1)
     return table.cast(_schema()).replace_schema_metadata(None)
-
-
-def _concat(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    whole = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(LEDGER_COLUMNS))
-    return whole.astype(LEDGER_COLUMNS)
 
 
 def _row_groups(path: Path) -> Iterable[pa.Table]:

@@ -5,6 +5,8 @@ import torch
 from local_run import make_place
 
 from harness.config import TaskConfig
+from harness.cost.submodel import SubmodelProfile
+from harness.data.task import Task
 from harness.data.tasks import load_task
 from harness.learning.models import build_module
 from harness.learning.profile import profile
@@ -12,12 +14,12 @@ from harness.learning.profile import profile
 PIXELS, CLASSES = 64, 4
 
 
-def task_with(model: str, **options: int):  # type: ignore[no-untyped-def]
+def task_with(model: str, **options: int) -> Task:
     options = {"num_train": 100, "num_test": 10, "num_classes": CLASSES, "image_size": 8, **options}
     return load_task(TaskConfig(name="synthetic", model=model, options=dict(options)))
 
 
-def profiled(model: str, **options: int):  # type: ignore[no-untyped-def]
+def profiled(model: str, **options: int) -> SubmodelProfile:
     task = task_with(model, **options)
     return profile(lambda: build_module(task), name="full", task=task)
 

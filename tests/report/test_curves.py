@@ -1,5 +1,6 @@
 """Curves averaged by hand, and SVG that can stand in a page."""
 
+import json
 import re
 import xml.etree.ElementTree as ET
 
@@ -110,6 +111,22 @@ def test_what_costs_nothing_is_named_instead_of_drawn(pictures):
     by_key = {picture.key: picture for picture in pictures}
     assert "local" in by_key["t0-bytes"].caption
     assert "local" not in by_key["t0-round"].caption
+
+
+def test_clients_that_only_wait_are_not_compared_by_cost(write_run):
+    write_run("fedavg")
+    folder = write_run("central", digest="bbbbbbbb", scale=0)
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    waiting = [json.dumps(line | {"cost/idle_j_total": 1.0, "time/sim_s_total": 1.0}) for line in lines]
+    (folder / "rounds.jsonl").write_text("\n".join(waiting))
+    results = load(folder.parent)
+    assert curves.idle_variants(results, task="digits") == {"central"}
+    by_key = {p.key: p for p in curves.accuracy_pictures(results, task="digits", key="k")}
+    assert "central" in by_key["k-round"].svg
+    for axis in AXES:
+        assert ">central<" not in by_key[f"k-{axis}"].svg
+        assert "clients here: central." in by_key[f"k-{axis}"].caption
+    assert curves.pareto_picture(tables.comparison(results), axis="joules", key="p") is None
 
 
 def test_far_costs_are_drawn_on_a_logarithmic_axis(pictures):

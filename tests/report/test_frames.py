@@ -83,6 +83,7 @@ def test_rounds_after_a_damaged_line_are_not_read(write_run):
     assert results.runs["best/round"].iloc[0] == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*left out")
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [

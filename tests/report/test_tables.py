@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*unfinished")
 
 
 def two_methods(write_run):
-    """fedavg reaches val 0.8 with seed 0 in round 1, with seed 1 never; fedprox, twice as dear, in round 0."""
+    """fedavg reaches val 0.8 with seed 0 in round 1, else never; fedprox, twice as dear, in round 0."""
     write_run("fedavg", seed=0, val=(0.5, 0.8, 0.7))
     write_run("fedavg", seed=1, val=(0.5, 0.6, 0.7))
     return load(write_run("fedprox", seed=0, digest="bbbbbbbb", val=(0.8, 0.9, 0.9), scale=2).parent)
@@ -117,6 +117,15 @@ def test_labels_tell_the_differing_settings(write_run):
     }
 
 
+def test_labels_name_a_section_by_its_name(write_run):
+    write_run(config={"partition": {"name": "iid"}})
+    results = load(write_run(digest="bbbbbbbb", config={"partition": {"name": "shards"}}).parent)
+    assert tables.label_variants(results.runs).tolist() == [
+        "fedavg (partition=iid)",
+        "fedavg (partition=shards)",
+    ]
+
+
 def test_labels_of_many_differences_are_short(write_run):
     for digest, n in (("aaaaaaaa", 1), ("bbbbbbbb", 2)):
         write_run(digest=digest, config={"method": {"mu": n}, "task": {"a": n, "b": n, "model": str(n)}})
@@ -126,6 +135,7 @@ def test_labels_of_many_differences_are_short(write_run):
 
 
 def test_labels_stay_apart_where_no_setting_tells(write_run):
+    # The method's own name is no setting: it is the same in all variants of a method.
     write_run("mine:Fed")
     write_run("yours:Fed", digest="bbbbbbbb")
     results = load(write_run("yours:Fed", digest="cccccccc").parent)

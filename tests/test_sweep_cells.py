@@ -1,0 +1,41 @@
+"""Every cell of every file in sweeps/ loads and resolves, at each of its scales; no data is read."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.report.claims import load_claims
+from harness.run.driver import preflight
+from harness.run.sweep import expand, read_sections
+
+SWEEPS = Path(__file__).parents[1] / "sweeps"
+FILES = [path for path in sorted(SWEEPS.rglob("*.yaml")) if path.name not in ("claims.yaml", "cluster.yaml")]
+WITH_SCALES = [(path, scale) for path in FILES for scale in (None, *read_sections(path)["scales"])]
+
+
+@pytest.mark.parametrize(
+    ("path", "scale"), WITH_SCALES, ids=[f"{path.relative_to(SWEEPS)}-{scale}" for path, scale in WITH_SCALES]
+)
+def test_cells_resolve(path: Path, scale: str | None) -> None:
+    cells = expand(path, scale=scale)
+    for cell in {cell.cfg.digest: cell for cell in cells}.values():
+        preflight(cell.cfg)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SWEEPS)))
+def test_smoke_needs_no_download(path: Path) -> None:
+    cells = expand(path, scale="smoke")
+    assert {cell.cfg.task.name for cell in cells} <= {"digits", "synthetic"}
+    assert max(cell.cfg.run.num_rounds for cell in cells) <= 3
+
+
+def test_claims_load() -> None:
+    papers = {claim.paper for claim in load_claims(folder=SWEEPS)}
+    assert papers == {path.parent.name for path in SWEEPS.glob("*/claims.yaml")}
+
+
+def test_the_demo_compares_the_baselines_on_unequal_devices() -> None:
+    cells = expand(SWEEPS / "demo.yaml")
+    methods = {cell.cfg.method.name for cell in cells}
+    assert methods == {"fedavg", "fedprox", "fedsgd", "centralized", "local_only"}
+    assert {len(cell.cfg.fleet.profiles) for cell in cells} == {4}
