@@ -95,8 +95,8 @@ def report(
 
     page = reporting.write(directory, out=out or directory / "report", target=target)
     for table in to_rich(comparison(reporting.load(directory), target=target)):
-        Console().print(table)
-    Console().print(f"report: {page}", highlight=False, soft_wrap=True)
+        console().print(table)
+    console().print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -235,12 +235,18 @@ def catalogue() -> dict[str, Callable[[], dict[str, str]]]:
 
 def say(line: str) -> None:
     """A line on the console, as it is."""
-    Console().print(line, markup=False, highlight=False, soft_wrap=True)
+    console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def first_line(thing: object) -> str:
     """The first line of a docstring."""
     return (thing.__doc__ or "").strip().split("\n")[0]
+
+
+def console() -> Console:
+    """Standard output; wide enough for a table where it is a file or a pipe."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=120)
 
 
 def print_rows(title: str, columns: list[str], rows: list[tuple[Any, ...]]) -> None:
@@ -251,7 +257,7 @@ def print_rows(title: str, columns: list[str], rows: list[tuple[Any, ...]]) -> N
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
-    Console().print(table)
+    console().print(table)
 
 
 def print_summary(summary: Any, *, folder: Path) -> None:
@@ -259,4 +265,4 @@ def print_summary(summary: Any, *, folder: Path) -> None:
     values = {**summary["metrics"], **summary["totals"]}
     rows = [(key, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}") for key, value in values.items()]
     print_rows(f"{summary['run_id']}: {summary['rounds']} rounds", ["what", "value"], rows)
-    Console().print(f"files: {folder}", highlight=False, soft_wrap=True)
+    console().print(f"files: {folder}", highlight=False, soft_wrap=True)

@@ -111,6 +111,8 @@ class RayRuntime:
         environment: dict[str, Any] = {"env_vars": {"PYTHONPATH": paths}}
         if cfg.runtime.address:
             environment = {"py_modules": shipped_modules(cfg)}
+        # Ray's word that it protects its ports by a token is no warning to a user of ours.
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         ray.init(
             address=cfg.runtime.address or "local",
             include_dashboard=False if not cfg.runtime.address else None,

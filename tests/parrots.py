@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from local_run import Points, make_config, points
 from torch import Tensor, nn
 
 from harness.config import FleetConfig, MethodConfig
-from harness.cost.devices import DeviceProfile
+from harness.cost.devices import DeviceProfile, find_profile
 from harness.cost.ledger import Ledger
 from harness.data.partition import Partition
 from harness.data.task import Splits
-from harness.exchange.client import Client
+from harness.exchange.client import Client, Request
 from harness.exchange.cohort import Cohort, Party
 from harness.exchange.payloads import Empty, Payload
 from harness.exchange.transport import LocalTransport
@@ -24,9 +24,10 @@ from harness.exchange.worker import Job, Worker
 from harness.learning.workplace import Workplace
 from harness.scheduling.fleet import build_fleet, server_profile
 from harness.scheduling.plan import RoundPlan
-from harness.types import ClientId, SubmodelId
+from harness.types import ClientId, Phase, SubmodelId
 
 C0, C1, C2 = CLIENTS = [ClientId(c) for c in range(3)]
+UNIT = find_profile("unit", key="test").device
 SIZES = (1, 2, 5)
 """Examples of each client."""
 
@@ -95,6 +96,25 @@ def cargo(size: int) -> Cargo:
     return Cargo(torch.zeros(size, dtype=torch.uint8))
 
 
+def request(endpoint: str = "answer", *, client: ClientId = C0, **changes: object) -> Request:
+    """A request to client 0 in round 4, on a unit device, without a deadline."""
+    base = Request(
+        client=client,
+        endpoint=endpoint,
+        submodel=SubmodelId("full"),
+        round=4,
+        sequence=0,
+        phase=Phase.TRAIN,
+        device=UNIT,
+        point=UNIT.full_speed(),
+        fails=False,
+        elapsed_s=0.0,
+        deadline_s=None,
+        version=None,
+    )
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
 def parrot_job(state_dir: Path, **method: Any) -> Job:
     cfg = make_config(["fleet.profiles={unit: 1}", "fleet.server=unit", "partition.num_clients=3"])
     total = sum(SIZES)
@@ -116,7 +136,6 @@ class Aviary:
     job: Job
     transport: LocalTransport
     party: Party
-    plans: int = field(default=0)
 
     def cohort(self, *, round: int = 0, now: float = 0.0, **plan: Any) -> Cohort[Parrot]:
         return Cohort(make_plan(self.job, round=round, **plan), self.party, now=now)

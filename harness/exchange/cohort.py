@@ -157,7 +157,7 @@ class Cohort(Generic[C]):
             self._advance(self.now + float(cost.compute_s))
 
     def close(self) -> float:
-        """End the round: everyone pays for waiting. Returns the round's simulated seconds.
+        """End the round: whoever took part pays for waiting. Returns the round's simulated seconds.
 
         Raises ValueError where a reply was not received: its work would go uncharged.
         """
@@ -165,7 +165,7 @@ class Cohort(Generic[C]):
             raise ValueError(f"the round ended with exchanges of clients {sorted(self.in_flight)} in flight")
         self.settle_server()
         duration = self.now - self._started
-        for client in self.clients:
+        for client in self.touched:
             self._charge_idle(client, self._party.fleet[client], duration - self._busy_s.get(client, 0.0))
         self._charge_idle(SERVER, self._party.server, duration - self._server_busy_s)
         return duration

@@ -75,7 +75,8 @@ def _allowed(node: ast.AST) -> bool:
         plain = isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS
         return plain and len(node.args) == 1 and not node.keywords
     if isinstance(node, ast.Subscript):
-        return isinstance(node.slice, ast.Constant)
+        index = node.slice.operand if isinstance(node.slice, ast.UnaryOp) else node.slice
+        return isinstance(index, ast.Constant)
     kinds = (ast.Name, ast.Attribute, ast.BinOp, ast.UnaryOp, ast.USub, ast.Load, *_BINARY)
     return isinstance(node, kinds)
 
@@ -88,8 +89,8 @@ def _value(node: ast.expr, names: Names) -> Any:
             return names(id)
         case ast.Attribute(inner, key):
             return _look_up(_value(inner, names), key)
-        case ast.Subscript(inner, ast.Constant(key)):
-            return _look_up(_value(inner, names), cast("int | str", key))
+        case ast.Subscript(inner, index):
+            return _look_up(_value(inner, names), cast("int | str", _value(index, names)))
         case ast.UnaryOp(_, inner):
             return -_number(_value(inner, names), ast.unparse(inner))
         case ast.BinOp(left, kind, right):

@@ -63,8 +63,7 @@ def compact(folder: Path) -> None:
 def cut(folder: Path, next_round: int) -> None:
     """Drop every entry of `next_round` and later. Raises ConfigError where an earlier round is missing."""
     segments = _segments(folder)
-    # From the end, so that a kill in between leaves no gap.
-    for segment in reversed(segments):
+    for segment in segments:
         if segment.first >= next_round:
             segment.path.unlink()
     chain, redundant = _chain([segment for segment in segments if segment.first < next_round])

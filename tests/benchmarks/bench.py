@@ -216,6 +216,7 @@ HEADINGS = (
     "workload",
     "warm round s",
     "x floor",
+    "best round s",
     "first round s",
     "to end of 1st s",
     "peak MB",

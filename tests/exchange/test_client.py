@@ -1,41 +1,21 @@
 """The door: copied in, metered, judged."""
 
-import dataclasses
 import math
 
 import pytest
 import torch
 from local_run import Points, make_place, points
-from parrots import C0, C1, Cargo, Parrot, ParrotConfig, cargo
+from parrots import C0, C1, Cargo, Parrot, ParrotConfig, cargo, request
 from torch import Tensor
 
-from harness.cost.devices import Work, find_profile
+from harness.cost.devices import Work
 from harness.data.task import Shard
-from harness.exchange.client import Request, invoke, is_finite, judge
+from harness.exchange.client import invoke, is_finite, judge
 from harness.exchange.payloads import Empty, Weights
 from harness.learning.workplace import Workplace
-from harness.types import ClientId, Phase, Status, SubmodelId
+from harness.types import ClientId, Phase, Status
 
-UNIT = find_profile("unit", key="test").device
 EXAMPLES = points([[0, 0]], [0])
-
-
-def request(endpoint: str = "answer", *, client: ClientId = C0, **changes: object) -> Request:
-    base = Request(
-        client=client,
-        endpoint=endpoint,
-        submodel=SubmodelId("full"),
-        round=4,
-        sequence=0,
-        phase=Phase.TRAIN,
-        device=UNIT,
-        point=UNIT.full_speed(),
-        fails=False,
-        elapsed_s=0.0,
-        deadline_s=None,
-        version=None,
-    )
-    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
 
 def parrot(place: Workplace | None = None, client: ClientId = C0) -> Parrot:

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_run import make_config, make_job
-from parrots import C0, C1, C2, CLIENTS, Cargo, cargo, parrot_job
-from test_client import request
+from parrots import C0, C1, C2, CLIENTS, Cargo, cargo, parrot_job, request
 
 from harness.exchange.client import Request
 from harness.exchange.payloads import Weights

@@ -215,6 +215,16 @@ def test_a_run_that_died_before_its_first_round_just_starts(tmp_path: Path) -> N
     assert finished_summary(make_config(tmp_path)) == SUMMARY
 
 
+def test_resuming_clears_away_files_that_a_kill_left_half_written(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path, "run.resume=true")
+    play(cfg, until=3)
+    left = [".summary.json.tmp", "ledger/.000002-000009.parquet.tmp", "checkpoint/.next.tmp"]
+    for name in left:
+        (run_folder(cfg) / name).write_bytes(b"half")
+    play(cfg, until=3)
+    assert [name for name in left if (run_folder(cfg) / name).exists()] == []
+
+
 def test_a_second_process_is_told_who_works_there(tmp_path: Path) -> None:
     cfg = make_config(tmp_path)
     with (

@@ -155,6 +155,33 @@ def _open(
 def _init(folder: Path, tree: Mapping[str, Any], *, mode: str, timeouts: tuple[float, float]) -> "wandb.Run":
     import wandb  # about a second: paid only by runs that use it
 
+    log = tree["log"]
+    names = [str(tree[part]["name"]).rsplit(":", 1)[-1].lower() for part in ("method", "task")]
+    wandb.setup(wandb.Settings(silent=True))
+    run = wandb.init(
+        mode="online" if mode == "online" else "offline",
+        id=folder.name,
+        name=folder.name,
+        dir=folder,
+        entity=log["entity"],
+        project=log["project"],
+        group=log["group"] or "-".join(names),
+        job_type=log["job_type"],
+        tags=list(log["tags"]),
+        config=dict(tree),
+        reinit="create_new",
+        settings=_settings(timeouts),
+    )
+    run.define_metric("round")
+    for family in FAMILIES:
+        run.define_metric(f"{family}/*", step_metric="round")
+    return run
+
+
+def _settings(timeouts: tuple[float, float]) -> "wandb.Settings":
+    """Quiet and cheap: no console capture, system metrics, code or requirements; waits that end."""
+    import wandb
+
     wanted: dict[str, Any] = {
         "silent": True,
         "console": "off",
@@ -173,27 +200,7 @@ def _init(folder: Path, tree: Mapping[str, Any], *, mode: str, timeouts: tuple[f
     }
     # Some of these come and go with W&B's versions; none is needed for a right result.
     known = {name: value for name, value in wanted.items() if name in wandb.Settings.model_fields}
-    log = tree["log"]
-    names = [str(tree[part]["name"]).rsplit(":", 1)[-1].lower() for part in ("method", "task")]
-    wandb.setup(wandb.Settings(silent=True))
-    run = wandb.init(
-        mode="online" if mode == "online" else "offline",
-        id=folder.name,
-        name=folder.name,
-        dir=folder,
-        entity=log["entity"],
-        project=log["project"],
-        group=log["group"] or "-".join(names),
-        job_type=log["job_type"],
-        tags=list(log["tags"]),
-        config=dict(tree),
-        reinit="create_new",
-        settings=wandb.Settings(**known),
-    )
-    run.define_metric("round")
-    for family in FAMILIES:
-        run.define_metric(f"{family}/*", step_metric="round")
-    return run
+    return wandb.Settings(**known)
 
 
 def _log(run: "wandb.Run", record: Numbers, timings: Numbers) -> None:

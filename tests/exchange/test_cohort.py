@@ -1,0 +1,353 @@
+"""Everything is charged, on a clock that can be followed by hand.
+
+Client c computes 2, 4, 6 FLOPs and answers with 1, 2, 3 bytes; where 4 bytes go down it is busy for
+4 + 2 + 1 = 7, 4 + 4 + 2 = 10, 4 + 6 + 3 = 13 seconds, and burns as many joules.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parrots import C0, C1, C2, CLIENTS, SIZES, Aviary, Cargo, Parrot, aviary, cargo, spend
+
+from harness.exchange.client import Client
+from harness.exchange.cohort import Cohort
+from harness.exchange.payloads import Empty, Payload
+from harness.types import SERVER, Phase
+
+BUSY = {C0: 7.0, C1: 10.0, C2: 13.0}
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> Aviary:
+    return aviary(tmp_path)
+
+
+def lines(birds: Aviary) -> pd.DataFrame:
+    frame, _ = birds.party.ledger.close_round()
+    return frame
+
+
+def idle(frame: pd.DataFrame) -> dict[int, float]:
+    waits = frame[frame["endpoint"] == "wait"]
+    assert (waits["idle_s"] == waits["idle_j"]).all()  # 1 W
+    assert (waits["phase"] == "train").all()
+    return dict(zip(waits["client"], waits["idle_s"], strict=True))
+
+
+# --- barriers
+
+
+def test_a_barrier_by_hand(birds: Aviary) -> None:
+    cohort = birds.cohort(round=3, now=100.0)
+    replies = cohort.broadcast(Parrot.answer, cargo(4))
+    assert {client: reply.values.numel() for client, reply in replies.items()} == {C0: 1, C1: 2, C2: 3}
+    assert cohort.now == 113.0
+    assert cohort.close() == 13.0
+    frame = lines(birds)
+    work = frame[frame["endpoint"] == "answer"]
+    assert work["client"].tolist() == [0, 1, 2]
+    assert set(work["round"]) == {3}
+    assert set(work["submodel"]) == {"full"}
+    assert set(work["status"]) == {"ok"}
+    assert work["flops"].tolist() == work["compute_s"].tolist() == work["compute_j"].tolist() == [2, 4, 6]
+    assert work["rx_bytes"].tolist() == [4, 4, 4]
+    assert work["tx_bytes"].tolist() == [1, 2, 3]
+    assert work["link_s"].tolist() == work["link_j"].tolist() == [5, 6, 7]
+    assert idle(frame) == {0: 6.0, 1: 3.0, SERVER: 13.0}
+
+
+def test_exchanges_add_up_on_each_clients_own_clock(birds: Aviary) -> None:
+    cohort = birds.cohort()
+    cohort.call(Parrot.answer, {C0: cargo(4)})  # 0 to 7
+    cohort.call(Parrot.answer, {C2: cargo(4)})  # 7 to 20
+    cohort.broadcast(Parrot.answer, cargo(4))  # 20 to 33
+    assert cohort.now == 33.0
+    assert cohort.touched == CLIENTS
+    cohort.close()
+    assert idle(lines(birds)) == {0: 33 - 14, 1: 33 - 10, 2: 33 - 26, SERVER: 33}
+
+
+def test_the_server_computes_while_clients_wait(birds: Aviary) -> None:
+    cohort = birds.cohort()
+    spend(birds.party.place, 8)
+    cohort.broadcast(Parrot.answer, cargo(4))
+    spend(birds.party.place, 2)
+    assert cohort.close() == 8 + 13 + 2
+    frame = lines(birds)
+    server = frame[frame["endpoint"] == "server"]
+    assert set(server["client"]) == {SERVER}
+    assert server["flops"].tolist() == server["compute_j"].tolist() == [8, 2]
+    assert idle(frame) == {0: 16.0, 1: 13.0, 2: 10.0, SERVER: 13.0}
+
+
+def test_other_phases_are_charged_apart_and_stop_the_clock(birds: Aviary) -> None:
+    cohort = birds.cohort()
+    spend(birds.party.place, 2)
+    with cohort.phase(Phase.SETUP):
+        cohort.call(Parrot.answer, {C0: cargo(4)})
+    cohort.broadcast(Parrot.answer, cargo(4))
+    assert cohort.close() == 2 + 13
+    with cohort.phase(Phase.EVAL):
+        cohort.call(Parrot.answer, {C1: cargo(4)})
+        spend(birds.party.place, 4)
+    assert cohort.now == 15.0
+    assert len(cohort.receipts) == 3
+    frame = lines(birds)
+    flops = frame.groupby(["phase", "client"], observed=True)["flops"].sum().to_dict()
+    assert flops == {
+        ("train", SERVER): 2,
+        ("setup", 0): 2,
+        ("train", 0): 2,
+        ("train", 1): 4,
+        ("train", 2): 6,
+        ("eval", 1): 4,
+        ("eval", SERVER): 4,
+    }
+    assert idle(frame) == {0: 8.0, 1: 5.0, 2: 2.0, SERVER: 13.0}
+
+
+# --- replies that do not count
+
+
+def test_a_late_reply_is_paid_for_and_dropped(birds: Aviary) -> None:
+    cohort = birds.cohort(deadline_s=10.0, now=100.0)
+    assert list(cohort.broadcast(Parrot.answer, cargo(4))) == [C0, C1]
+    assert cohort.close() == 10.0  # the server waits no longer
+    frame = lines(birds)
+    work = frame[frame["endpoint"] == "answer"]
+    assert work["status"].tolist() == ["ok", "ok", "late"]
+    assert work["compute_j"].tolist() == [2, 4, 6]
+    assert work["link_j"].tolist() == [5, 6, 7]
+    assert idle(frame) == {0: 3.0, SERVER: 10.0}
+
+
+def test_the_deadline_counts_from_the_rounds_start(birds: Aviary) -> None:
+    cohort = birds.cohort(deadline_s=15.0, now=1000.0)
+    assert list(cohort.call(Parrot.answer, {C0: cargo(4)})) == [C0]  # until 7
+    assert list(cohort.call(Parrot.answer, {C0: cargo(4), C1: cargo(4)})) == [C0]  # until 14, and 17
+    assert cohort.call(Parrot.answer, {C0: cargo(4)}) == {}
+    assert cohort.close() == 15.0
+
+
+def test_a_lost_reply_is_paid_for_and_waited_for(birds: Aviary) -> None:
+    cohort = birds.cohort(fails=(2,))
+    assert list(cohort.broadcast(Parrot.answer, cargo(4))) == [C0, C1]
+    assert cohort.close() == 13.0
+    frame = lines(birds)
+    assert frame[frame["client"] == 2]["status"].tolist() == ["failed"]
+    assert frame[frame["client"] == 2]["compute_j"].tolist() == [6]
+
+
+def test_evaluation_knows_neither_deadlines_nor_failures(birds: Aviary) -> None:
+    cohort = birds.cohort(fails=(0,), deadline_s=0.5)
+    with cohort.phase(Phase.EVAL):
+        assert list(cohort.broadcast(Parrot.answer, cargo(4))) == CLIENTS
+
+
+# --- no barrier
+
+
+def test_replies_arrive_in_simulated_time(birds: Aviary) -> None:
+    cohort = birds.cohort()
+    for client in reversed(CLIENTS):
+        cohort.send(client, Parrot.answer, cargo(4))
+    assert cohort.in_flight == set(CLIENTS)
+    seen = []
+    for again in (C0, None, None, None):  # client 0 goes again: 7 to 14, after the others' 10 and 13
+        client, reply = cohort.receive()
+        seen.append((client, cohort.now, reply.asked))
+        if again is not None:
+            cohort.send(again, Parrot.answer, cargo(4))
+    assert seen == [(C0, 7.0, 1), (C1, 10.0, 1), (C2, 13.0, 1), (C0, 14.0, 2)]
+    assert not cohort.in_flight
+    assert cohort.close() == 14.0
+    assert idle(lines(birds)) == {1: 4.0, 2: 1.0, SERVER: 14.0}
+
+
+def test_ties_go_to_the_lower_id(tmp_path: Path) -> None:
+    birds = aviary(tmp_path, flops=(4, 2, 2), up=(1, 3, 3))  # 9 s each
+    cohort = birds.cohort()
+    for client in (C2, C0, C1):
+        cohort.send(client, Parrot.answer, cargo(4))
+    assert [cohort.receive()[0] for _ in range(3)] == CLIENTS
+    assert cohort.now == 9.0
+
+
+def test_a_reply_that_does_not_count_arrives_as_nothing(birds: Aviary) -> None:
+    cohort = birds.cohort(fails=(0,), deadline_s=11.0)
+    for client in CLIENTS:
+        cohort.send(client, Parrot.answer, cargo(4))
+    arrived = [(*cohort.receive(), cohort.now) for _ in CLIENTS]
+    assert [(client, reply is None, now) for client, reply, now in arrived] == [
+        (C0, True, 7.0),
+        (C1, False, 10.0),
+        (C2, True, 11.0),  # given up at the deadline
+    ]
+    assert cohort.close() == 11.0
+
+
+def test_the_server_may_work_between_arrivals(birds: Aviary) -> None:
+    cohort = birds.cohort()
+    for client in CLIENTS:
+        cohort.send(client, Parrot.answer, cargo(4))
+    assert cohort.receive()[0] == C0
+    spend(birds.party.place, 4)  # 7 to 11: client 1 has arrived meanwhile
+    assert cohort.receive()[0] == C1
+    assert cohort.now == 11.0
+    cohort.send(C0, Parrot.answer, cargo(4))  # 11 to 18
+    assert [cohort.receive()[0] for _ in range(2)] == [C2, C0]
+    assert cohort.now == 18.0
+    cohort.close()
+    assert idle(lines(birds)) == {0: 4.0, 1: 8.0, 2: 5.0, SERVER: 14.0}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    flops=st.tuples(*[st.integers(1, 4).map(lambda n: 2 * n)] * 3),
+    up=st.tuples(*[st.integers(1, 6)] * 3),
+    turns=st.lists(st.integers(0, 2), min_size=1, max_size=8),
+)
+def test_the_clock_never_runs_backwards_and_time_is_spent_once(
+    flops: tuple[int, ...], up: tuple[int, ...], turns: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    birds = aviary(tmp_path_factory.mktemp("states"), flops=flops, up=up)
+    cohort = birds.cohort()
+    clock = [0.0]
+    for turn in turns:
+        client = CLIENTS[turn]
+        while client in cohort.in_flight:
+            cohort.receive()
+            clock.append(cohort.now)
+        cohort.send(client, Parrot.answer, cargo(1))
+    while cohort.in_flight:
+        cohort.receive()
+        clock.append(cohort.now)
+    assert clock == sorted(clock)
+    assert len(clock) == 1 + len(turns)
+    duration = cohort.close()
+    frame = lines(birds)
+    spent = frame.assign(all_s=frame["compute_s"] + frame["link_s"] + frame["idle_s"]).groupby("client")["all_s"]
+    assert spent.sum().to_dict() == dict.fromkeys([SERVER, 0, 1, 2], duration)
+
+
+# --- mistakes of a method
+
+
+def test_one_exchange_in_flight_per_client(birds: Aviary) -> None:
+    cohort = birds.cohort()
+    cohort.send(C1, Parrot.answer, cargo(1))
+    for again in (
+        lambda: cohort.send(C1, Parrot.answer, cargo(1)),
+        lambda: cohort.call(Parrot.answer, {C1: cargo(1)}),
+        lambda: cohort.broadcast(Parrot.answer, cargo(1)),
+    ):
+        with pytest.raises(ValueError, match="client 1 has an exchange in flight; receive it first"):
+            again()
+    cohort.call(Parrot.answer, {C0: cargo(1)})  # others are free
+    assert cohort.receive()[0] == C1
+    cohort.send(C1, Parrot.answer, cargo(1))
+
+
+def test_a_round_does_not_end_in_mid_air(birds: Aviary) -> None:
+    cohort = birds.cohort()
+    cohort.send(C2, Parrot.answer, cargo(1))
+    with pytest.raises(ValueError, match=r"exchanges of clients \[2\] in flight"):
+        cohort.close()
+
+
+def test_receiving_what_nobody_sent(birds: Aviary) -> None:
+    with pytest.raises(ValueError, match="nothing is in flight; send first"):
+        birds.cohort().receive()
+
+
+def test_a_client_outside_the_cohort(birds: Aviary) -> None:
+    with pytest.raises(KeyError, match="client 1 is not in the cohort of round 0"):
+        birds.cohort(clients=(0, 2)).call(Parrot.answer, {C1: cargo(1)})
+
+
+def test_an_endpoint_of_somebody_elses_client(birds: Aviary) -> None:
+    class Other(Client[int]):
+        def sing(self, down: Empty) -> Empty:
+            return down
+
+    with pytest.raises(TypeError, match="Parrot has no endpoint sing"):
+        birds.cohort().broadcast(Other.sing, Empty())  # type: ignore[arg-type]
+
+
+def test_a_reply_that_is_no_payload(birds: Aviary) -> None:
+    with pytest.raises(TypeError, match=r"Parrot\.fail must return a Payload, got dict"):
+        birds.cohort().broadcast(Parrot.fail, Empty())
+
+
+def test_server_and_clients_share_no_memory(birds: Aviary) -> None:
+    cohort = birds.cohort()
+    down = cargo(2)
+    replies = cohort.broadcast(Parrot.echo, down)
+    assert down.values.tolist() == [0, 0]
+    assert all(reply.values.tolist() == [1, 1] for reply in replies.values())
+    replies[C0].values.fill_(9)
+    assert replies[C1].values.tolist() == [1, 1]
+    cohort.send(C0, Parrot.echo, down)
+    _, reply = cohort.receive()
+    assert reply.values.data_ptr() != down.values.data_ptr()
+
+
+def test_what_a_cohort_says_of_itself(birds: Aviary) -> None:
+    cohort: Cohort[Parrot] = birds.cohort(clients=(0, 2))
+    assert cohort.clients == [C0, C2]
+    assert cohort.num_examples == SIZES[0] + SIZES[2]
+    assert cohort.submodel(C2) == "full"
+    assert cohort.touched == []
+
+
+class Sum:
+    """Counts replies."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def fresh(self) -> "Sum":
+        return Sum()
+
+    def add(self, payload: Payload) -> bool:
+        assert isinstance(payload, Cargo)
+        self.count += payload.values.numel()
+        return payload.values.numel() != 2
+
+    def merge(self, other: "Sum") -> None:
+        self.count += other.count
+
+
+def test_a_reduction_is_charged_like_a_call(birds: Aviary) -> None:
+    cohort = birds.cohort(fails=(0,))
+    total = cohort.reduce(Parrot.answer, {cohort.submodel(C0): cargo(4)}, into=Sum())  # type: ignore[arg-type,type-var]
+    assert total.count == 2 + 3  # type: ignore[attr-defined]
+    assert cohort.close() == 13.0
+    frame = lines(birds)
+    work = frame[frame["endpoint"] == "answer"]
+    assert work["status"].tolist() == ["failed", "refused", "ok"]
+    assert work["tx_bytes"].tolist() == [1, 2, 3]
+    assert idle(frame) == {0: 6.0, 1: 3.0, SERVER: 13.0}
+
+
+def test_torch_is_left_as_the_server_had_it(tmp_path: Path) -> None:
+    """Threads and random numbers of server and clients are those of two processes."""
+    birds = aviary(tmp_path)
+    birds.transport.worker.place.threads = 2
+    seen = []
+    real = birds.transport.worker.invoke
+
+    def spy(request: object, down: Payload) -> object:
+        seen.append(torch.get_num_threads())
+        return real(request, down)  # type: ignore[arg-type]
+
+    birds.transport.worker.invoke = spy  # type: ignore[method-assign,assignment]
+    before = torch.random.get_rng_state()
+    birds.cohort().broadcast(Parrot.answer, cargo(1))
+    assert seen == [2, 2, 2]
+    assert torch.get_num_threads() == 1
+    assert torch.equal(torch.random.get_rng_state(), before)
