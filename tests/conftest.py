@@ -1,13 +1,10 @@
 """One torch thread for all tests, and `--update-golden`."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from local_run import Played, make_config, make_job, play_job
-
-Play = Callable[..., Played]
+from local_run import Play, Played, make_config, make_job, play_job
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -64,6 +64,8 @@ class Played:
         return last
 
 
+Play = Callable[..., Played]
+"""The fixture `play`."""
 LABELS = ("phase", "endpoint", "submodel", "status")
 
 

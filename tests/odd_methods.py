@@ -1,5 +1,6 @@
 """Networks and methods that misbehave in one way each, named in configurations as `odd_methods:Class`."""
 
+import math
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ class Tiny(nn.Module):
 
     def __init__(self, *, input_shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
-        size = int(torch.tensor(input_shape).prod())
+        size = math.prod(input_shape)
         self.layers = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(size, num_classes))
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pyarrow.lib import ArrowException
 
 from harness.cost.ledger import LEDGER_COLUMNS
+from harness.run import ledger_files
 from harness.types import ConfigError
 
 AXES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -83,14 +84,12 @@ def load(folder: Path, *, ledger: bool = True) -> Results:
 
 
 def read_ledger(folder: Path) -> pd.DataFrame:
-    """The ledger of one run (LEDGER_COLUMNS), without the files that cannot be read."""
-    frames = []
-    for path in sorted((folder / "ledger").glob("*.parquet")):
-        try:
-            frames.append(pd.read_parquet(path)[list(LEDGER_COLUMNS)])
-        except (OSError, ValueError, KeyError, ArrowException) as error:
-            warnings.warn(f"{path}: left out, not a ledger file ({_short(error)})", stacklevel=2)
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(LEDGER_COLUMNS))
+    """The ledger of one run (LEDGER_COLUMNS); empty, with a warning, where its files cannot be read."""
+    try:
+        return ledger_files.read_ledger(folder / "ledger")
+    except (OSError, ValueError, KeyError, ArrowException) as error:
+        warnings.warn(f"{folder}/ledger: left out ({_short(error)})", stacklevel=2)
+        return pd.DataFrame(columns=list(LEDGER_COLUMNS))
 
 
 def _read_run(path: Path, *, ledger: bool) -> _Run | None:

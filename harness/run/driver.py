@@ -46,13 +46,15 @@ def execute(cfg: Config, *, runtime: Runtime, sinks: Sequence[Sink] = ()) -> Sum
             client_class=load_method(cfg.method.name).Client,
             state_dir=state_folder(cfg, store.folder),
         )
-        for sink in sinks:
-            sink.start(cfg, run_id=cfg.run_id, first_round=store.next_round)
-        play(job, runtime=runtime, store=store, sinks=sinks, started=started)
-        summary = summarize(cfg, records=store.records(), timings=store.timings(), started=started)
-        store.finish(summary)
-    for sink in sinks:
-        sink.finish(summary)
+        try:
+            for sink in sinks:
+                sink.start(cfg, run_id=cfg.run_id, first_round=store.next_round)
+            play(job, runtime=runtime, store=store, sinks=sinks)
+            summary = summarize(cfg, records=store.records(), timings=store.timings(), started=started)
+            store.finish(summary)
+        finally:
+            for sink in sinks:
+                sink.finish(summary)
     return summary
 
 
@@ -101,7 +103,7 @@ def partition_for(cfg: Config, *, task: Task, splits: Splits) -> Partition:
     )
 
 
-def play(job: Job, *, runtime: Runtime, store: RunStore, sinks: Sequence[Sink], started: float) -> None:
+def play(job: Job, *, runtime: Runtime, store: RunStore, sinks: Sequence[Sink]) -> None:
     """Round after round until the last, or the target; from the last checkpoint again where the engine died."""
     engine = runtime.start(job, restored=store.restored)
     retries = 0

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import yaml
@@ -260,7 +261,8 @@ def _reason(error: Exception) -> str:
 
 
 def _eta(walls: Sequence[float], left: int) -> str:
-    return f"; about {_duration(left * sum(walls) / len(walls))} left" if walls else ""
+    # The median: the first cell also waited for actors to start.
+    return f"; about {_duration(left * median(walls))} left" if walls else ""
 
 
 def _duration(seconds: float) -> str:

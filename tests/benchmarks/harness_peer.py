@@ -19,6 +19,7 @@ from workload import (
     Job,
     Laps,
     examples,
+    global_loss,
     initial_net,
     parse_job,
     write_report,
@@ -92,7 +93,9 @@ class Echo(FedAvg):
         return {}
 
     def evaluate(self, cohort: Cohort[Any]) -> Metrics:
-        return {}
+        net = initial_net()
+        net.load_state_dict({name.removeprefix("network."): t for name, t in self.weights.items()})
+        return {"val/accuracy": 0.0, "eval/accuracy": 0.0, "eval/loss": global_loss(net)}
 
 
 class LapSink:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,22 +22,23 @@ SWEEP = """
 base: {task: digits, run.num_rounds: 4}
 variants: {avg: {method: fedavg}, sgd: {method: fedsgd}}
 grid: {run.seed: [0, 1, 2, 3, 4]}
-scales: {smoke: {run.num_rounds: 2}, small: {run.num_rounds: 3}, paper: {}}
 """
+SCALES = "scales: {smoke: {run.num_rounds: 2}, small: {run.num_rounds: 3}, paper: {}}"
 
 
 def write_claims(tmp_path: Path, claims: Sequence[object], **sections: object) -> Path:
-    """`<tmp_path>/sweeps/toy/claims.yaml` beside SWEEP; the folder that `load_claims` takes."""
+    """`<tmp_path>/sweeps/toy/claims.yaml` beside a sweep; the folder that `load_claims` takes."""
     folder = tmp_path / "sweeps" / "toy"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.yaml").write_text(SWEEP)
+    if not (folder / "table.yaml").exists():
+        (folder / "table.yaml").write_text(SWEEP)
     (folder / "claims.yaml").write_text(
         yaml.safe_dump({"paper": "Toy 2020", "claims": list(claims), **sections})
     )
     return folder.parent
 
 
-def judge(tmp_path: Path, claim: dict[str, object], **sections: object) -> Verdict:
+def judge(tmp_path: Path, claim: Mapping[str, object], **sections: object) -> Verdict:
     folder = write_claims(tmp_path, [{"id": "it", "source": "here", "claim": "so", **claim}], **sections)
     (verdict,) = audit(load_claims("toy", folder=folder), results=tmp_path / "results")
     return verdict
@@ -125,7 +126,12 @@ def write_run(tmp_path: Path, cfg: Config, val: Sequence[float], *, finished: bo
 
 
 def write_runs(
-    tmp_path: Path, variant: str, curves: Sequence[Sequence[float]], *, scale: str = "paper", words: str = ""
+    tmp_path: Path,
+    variant: str,
+    curves: Sequence[Sequence[float]],
+    *,
+    scale: str | None = None,
+    words: str = "",
 ) -> None:
     """A finished run of SWEEP's `variant` for each curve of val accuracies, seeds from 0."""
     write_claims(tmp_path, [])
@@ -175,18 +181,20 @@ def test_five_seeds_make_a_verdict(
     assert 0.70 <= m.low < 0.72 < m.high <= 0.74
 
 
-def test_four_seeds_and_smoke_are_indicative_and_small_holds_on_a_condition(tmp_path: Path) -> None:
+def test_smoke_is_indicative_and_small_holds_on_a_condition(tmp_path: Path) -> None:
+    write_claims(tmp_path, [])
+    (tmp_path / "sweeps/toy/table.yaml").write_text(SWEEP + SCALES)
     write_runs(tmp_path, "avg", FIVE, scale="smoke")
     assert ask(tmp_path, expected="> 0.1").outcome == "indicative"
     write_runs(tmp_path, "avg", FIVE, scale="small")
     small = ask(tmp_path, expected="> 0.1")
     assert (small.outcome, small.conditions) == ("holds with a condition", "at small scale")
     assert ask(tmp_path, expected="> 0.9").outcome == "indicative", "a small scale refutes no paper"
-    write_runs(tmp_path, "avg", FIVE[:4])
+    write_runs(tmp_path, "avg", FIVE[:4], scale="paper")
     still = ask(tmp_path, expected="> 0.1").measurement
     assert still is not None
     assert (still.scale, still.seeds) == ("small", 5), "five small seeds say more than four full ones"
-    write_runs(tmp_path, "avg", FIVE)
+    write_runs(tmp_path, "avg", FIVE, scale="paper")
     assert ask(tmp_path, expected="> 0.1").outcome == "holds"
 
 
@@ -201,7 +209,7 @@ def test_only_finished_runs_of_the_very_configuration_count(tmp_path: Path) -> N
     write_runs(tmp_path, "avg", FIVE, words="method.lr=0.5")
     write_runs(tmp_path, "sgd", FIVE)
     assert ask(tmp_path, expected="> 0").outcome == "not run"
-    cell = expand(tmp_path / "sweeps/toy/table.yaml", scale="paper")[0]
+    cell = expand(tmp_path / "sweeps/toy/table.yaml")[0]
     write_run(tmp_path, cell.cfg, [0.5], finished=False)
     with pytest.warns(UserWarning, match="unfinished"):
         assert ask(tmp_path, expected="> 0").outcome == "not run"
