@@ -58,7 +58,10 @@ class RayTransport:
             if id(payload) not in refs:
                 refs[id(payload)] = ray.put(payload)
         of = {id(request): refs[id(payload)] for request, payload in zip(requests, down, strict=True)}
-        return self._spread(requests, lambda actor, request: actor.invoke.remote(request, of[id(request)]))
+        replies: list[Reply] = self._spread(
+            requests, lambda actor, request: actor.invoke.remote(request, of[id(request)])
+        )
+        return [reply.copied() for reply in replies]
 
     def reduce(
         self, requests: Sequence[Request], down: Mapping[SubmodelId, Payload], into: Accumulator

@@ -1,10 +1,11 @@
 """One torch thread for all tests, and `--update-golden`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from local_run import Play, Played, make_config, make_job, play_job
+from local_run import TINY, Play, Played, make_config, make_job, play_job
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,10 +22,10 @@ def play(tmp_path: Path) -> Play:
     """`play("method=fedavg", ...)`: a tiny run in this process, with states in a folder of its own."""
     count = 0
 
-    def run(*words: str, **options: object) -> Played:
+    def run(*words: str, base: Sequence[str] = TINY, **options: object) -> Played:
         nonlocal count
         count += 1
-        job = make_job(make_config(words), tmp_path / f"states{count}")
+        job = make_job(make_config(words, base=base), tmp_path / f"states{count}")
         return play_job(job, **options)  # type: ignore[arg-type]
 
     return run

@@ -69,8 +69,8 @@ Play = Callable[..., Played]
 LABELS = ("phase", "endpoint", "submodel", "status")
 
 
-def make_config(words: Sequence[str] = ()) -> Config:
-    return config.load([*TINY, *words], method_config=method_config)
+def make_config(words: Sequence[str] = (), *, base: Sequence[str] = TINY) -> Config:
+    return config.load([*base, *words], method_config=method_config)
 
 
 def make_job(cfg: Config, state_dir: Path) -> Job:

@@ -44,7 +44,7 @@ class Poison(FedAvg):
 
 
 class OneByOne(FedAvg):
-    """FedAvg without a barrier: each reply is mixed in half and half as it arrives, and its sender goes again."""
+    """FedAvg without a barrier: each reply is mixed in as it arrives, and its sender goes again."""
 
     turns = 2
 

@@ -166,7 +166,7 @@ def _datasets() -> ModuleType:
 
 def _parquet_files(source: str, hub: Hub) -> dict[str, list[str]]:
     """{train and test: files} at the top of `source`, or in the hub's folder below it."""
-    from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+    from fsspec.core import url_to_fs
 
     files, root = url_to_fs(source.rstrip("/"))
     for folder in (root, f"{root}/{hub.folder}"):

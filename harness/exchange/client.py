@@ -57,10 +57,14 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A client's answer and its receipt. The payload is None where it was summed up on the spot."""
+    """A client's answer and its receipt."""
 
     receipt: Receipt
-    payload: Payload | None
+    payload: Payload
+
+    def copied(self) -> "Reply":
+        """A reply that shares no memory with this one."""
+        return Reply(self.receipt, self.payload.copied())
 
 
 class Client(ABC, Generic[CfgT]):

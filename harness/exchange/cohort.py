@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from harness.cost.devices import DeviceProfile, Work, price, price_idle
+from harness.cost.devices import Cost, DeviceProfile, Work, price, price_idle
 from harness.cost.ledger import Entry, Ledger
 from harness.data.partition import Partition
 from harness.exchange.client import Client, Receipt, Request
@@ -48,13 +48,13 @@ class Cohort(Generic[C]):
 
     def __init__(self, plan: RoundPlan, party: Party, *, now: float) -> None:
         self.plan = plan
-        self.now = now
-        """Simulated seconds since the run began."""
         self.in_flight: set[ClientId] = set()
         """Clients whose reply was not received yet."""
         self.receipts: list[Receipt] = []
         self._party = party
         self._started = now
+        # Seconds since the round began, so that its cost does not depend on when it began.
+        self._elapsed = 0.0
         self._phase = Phase.TRAIN
         self._sequence: dict[ClientId, int] = {}
         self._free_at: dict[ClientId, float] = {}
@@ -62,6 +62,11 @@ class Cohort(Generic[C]):
         self._server_busy_s = 0.0
         self._sent: list[tuple[Request, Payload]] = []
         self._arriving: list[tuple[float, ClientId, Payload | None]] = []
+
+    @property
+    def now(self) -> float:
+        """Simulated seconds since the run began."""
+        return self._started + self._elapsed
 
     @property
     def clients(self) -> list[ClientId]:
@@ -146,7 +151,7 @@ class Cohort(Generic[C]):
         cost = price(Work(flops=flops, tx_bytes=0, rx_bytes=0), server, server.full_speed())
         self._party.ledger.charge(
             Entry(
-                **self._line(SERVER, "server", "", Status.OK),
+                **self._line(SERVER, "server"),
                 flops=flops,
                 compute_s=float(cost.compute_s),
                 compute_j=float(cost.compute_j),
@@ -154,7 +159,7 @@ class Cohort(Generic[C]):
         )
         if self._phase is Phase.TRAIN:
             self._server_busy_s += float(cost.compute_s)
-            self._advance(self.now + float(cost.compute_s))
+            self._advance(self._elapsed + float(cost.compute_s))
 
     def close(self) -> float:
         """End the round: whoever took part pays for waiting. Returns the round's simulated seconds.
@@ -164,11 +169,11 @@ class Cohort(Generic[C]):
         if self.in_flight:
             raise ValueError(f"the round ended with exchanges of clients {sorted(self.in_flight)} in flight")
         self.settle_server()
-        duration = self.now - self._started
         for client in self.touched:
-            self._charge_idle(client, self._party.fleet[client], duration - self._busy_s.get(client, 0.0))
-        self._charge_idle(SERVER, self._party.server, duration - self._server_busy_s)
-        return duration
+            waited = self._elapsed - self._busy_s.get(client, 0.0)
+            self._charge_idle(client, self._party.fleet[client], waited)
+        self._charge_idle(SERVER, self._party.server, self._elapsed - self._server_busy_s)
+        return self._elapsed
 
     def _request(self, client: ClientId, endpoint: Callable[..., Payload]) -> Request:
         name = endpoint.__name__
@@ -190,58 +195,68 @@ class Cohort(Generic[C]):
             device=self._party.fleet[client],
             point=assignment.point,
             fails=assignment.fails and training,
-            elapsed_s=max(self.now, self._free_at.get(client, self.now)) - self._started,
+            elapsed_s=max(self._elapsed, self._free_at.get(client, 0.0)),
             deadline_s=self.plan.deadline_s if training else None,
             version=self._party.versions.get(client),
         )
 
     def _barrier(self, receipts: list[Receipt]) -> None:
         finishes = [self._charge(receipt) for receipt in receipts]
-        self._advance(max(finishes, default=self.now))
+        self._advance(max(finishes, default=0.0))
 
     def _advance(self, finish: float) -> None:
         if self._phase is Phase.TRAIN:
-            self.now = max(self.now, finish)
+            self._elapsed = max(self._elapsed, finish)
 
     def _charge(self, receipt: Receipt) -> float:
-        """Book one exchange; returns when the server stops waiting for it."""
-        request, work = receipt.request, receipt.work
-        cost = price(work, request.device, request.point)
-        self._party.ledger.charge(
-            Entry(
-                **self._line(request.client, request.endpoint, request.submodel, receipt.status),
-                flops=int(work.flops),
-                rx_bytes=int(work.rx_bytes),
-                tx_bytes=int(work.tx_bytes),
-                compute_s=float(cost.compute_s),
-                link_s=float(cost.link_s),
-                compute_j=float(cost.compute_j),
-                link_j=float(cost.link_j),
-            )
-        )
+        """Book one exchange; returns when, in this round, the server stops waiting for it."""
+        request = receipt.request
+        cost = price(receipt.work, request.device, request.point)
+        self._party.ledger.charge(entry_of(receipt, cost))
         if request.phase is not Phase.TRAIN:
-            return self.now
+            return self._elapsed
         self.receipts.append(receipt)
         client = request.client
-        finish = self._started + request.elapsed_s + float(cost.busy_s)
+        finish = request.elapsed_s + float(cost.busy_s)
         self._free_at[client] = finish
         self._busy_s[client] = self._busy_s.get(client, 0.0) + float(cost.busy_s)
         deadline = request.deadline_s
-        return finish if deadline is None else min(finish, self._started + deadline)
+        return finish if deadline is None else min(finish, deadline)
 
     def _charge_idle(self, client: ClientId, device: DeviceProfile, seconds: float) -> None:
         if seconds > 0:
-            line = self._line(client, "wait", "", Status.OK)
+            line = self._line(client, "wait")
             self._party.ledger.charge(
                 Entry(**line, idle_s=seconds, idle_j=float(price_idle(seconds, device)))
             )
 
-    def _line(self, client: ClientId, endpoint: str, submodel: str, status: Status) -> dict[str, Any]:
+    def _line(self, client: ClientId, endpoint: str) -> dict[str, Any]:
+        """What is no exchange: the server's work, and waiting."""
         return {
             "round": self.plan.round,
             "phase": str(self._phase),
             "client": int(client),
             "endpoint": endpoint,
-            "submodel": submodel,
-            "status": str(status),
+            "submodel": "",
+            "status": str(Status.OK),
         }
+
+
+def entry_of(receipt: Receipt, cost: Cost) -> Entry:
+    """The ledger's line of one exchange."""
+    request, work = receipt.request, receipt.work
+    return Entry(
+        round=request.round,
+        phase=str(request.phase),
+        client=int(request.client),
+        endpoint=request.endpoint,
+        submodel=request.submodel,
+        status=str(receipt.status),
+        flops=int(work.flops),
+        rx_bytes=int(work.rx_bytes),
+        tx_bytes=int(work.tx_bytes),
+        compute_s=float(cost.compute_s),
+        link_s=float(cost.link_s),
+        compute_j=float(cost.compute_j),
+        link_j=float(cost.link_j),
+    )

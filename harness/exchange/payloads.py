@@ -3,6 +3,7 @@
 Shape letters: N examples, B batch, C classes.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar, cast
@@ -102,9 +103,7 @@ class _Packed:
         return cls(bits.numpy(), plain.dtype)
 
     def tensor(self) -> Tensor:
-        # Ray hands out read-only views of shared memory: one copy per process and object.
-        array = self.array if self.array.flags.writeable else self.array.copy()
-        return torch.from_numpy(array).view(self.dtype)
+        return torch.from_numpy(self.array).view(self.dtype)
 
 
 def _walk(value: Any, change: Callable[[Tensor], Any]) -> Any:
@@ -123,7 +122,11 @@ def _unpack(cls: type[Payload], packed: list[Any]) -> Payload:
             return {name: item.tensor() for name, item in value.items()}
         return value
 
-    return _rebuild(cls, [unpack(value) for value in packed])
+    with warnings.catch_warnings():
+        # Ray hands out read-only views of shared memory, which torch cannot mark as such. Both ends copy
+        # before anyone may write: `invoke` what goes down, the transport what comes up.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return _rebuild(cls, [unpack(value) for value in packed])
 
 
 def _rebuild(cls: type[Payload], values: list[Any]) -> Payload:

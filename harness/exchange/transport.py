@@ -59,14 +59,9 @@ class LocalTransport:
         pass
 
     def call(self, requests: Sequence[Request], down: Sequence[Payload]) -> list[Reply]:
-        replies = []
+        # The worker's network is reused by the next client: what leaves it is a copy.
         with self.as_worker():
-            for request, payload in zip(requests, down, strict=True):
-                reply = self.worker.invoke(request, payload)
-                # The worker's network is reused by the next client: what leaves it is a copy.
-                payload_up = reply.payload.copied() if reply.payload is not None else None
-                replies.append(Reply(reply.receipt, payload_up))
-        return replies
+            return [self.worker.invoke(r, d).copied() for r, d in zip(requests, down, strict=True)]
 
     def reduce(
         self, requests: Sequence[Request], down: Mapping[SubmodelId, Payload], into: Accumulator

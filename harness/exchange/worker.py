@@ -55,7 +55,7 @@ class Worker:
         assert self._sum is not None, "open_sum comes first"
         reply = self.invoke(request, down)
         receipt = reply.receipt
-        if receipt.status is Status.OK and reply.payload is not None and not self._sum.add(reply.payload):
+        if receipt.status is Status.OK and not self._sum.add(reply.payload):
             return Receipt(request, receipt.work, Status.REFUSED, receipt.metrics, receipt.wall_s)
         return receipt
 

@@ -60,6 +60,14 @@ class WeightSum(Accumulator):
         shapes = {name: t.shape for name, t in weights.items()}
         return cls(shapes, magnitude=magnitude, max_examples=max_examples)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # As a numpy array it travels out of band, through shared memory on Ray.
+        return {**vars(self), "sum": None if self.sum is None else self.sum.numpy()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.sum = None if state["sum"] is None else torch.from_numpy(state["sum"].copy())
+
     def fresh(self) -> "WeightSum":
         return WeightSum(self.shapes, magnitude=self.magnitude, max_examples=self.max_examples)
 

@@ -291,7 +291,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     """Run the benchmark; exits with 1 when a contender failed."""
-    args, console = parse_args(), Console()
+    args, console = parse_args(), Console(width=None if sys.stdout.isatty() else 160)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a running contender is ended too
     chosen = available(args.contenders, console)
     runs = run_all(chosen, args, console)

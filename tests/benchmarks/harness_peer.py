@@ -63,7 +63,7 @@ class BenchTask(Task):
 
 def blank(count: int) -> Examples:
     """`count` examples nobody looks at."""
-    return Examples(np.zeros((count, 3, 32, 32), dtype=np.float32), np.zeros(count, dtype=np.int64))
+    return Examples(np.zeros((count, 1), dtype=np.uint8), np.zeros(count, dtype=np.int64))
 
 
 class EchoClient(FedAvgClient):

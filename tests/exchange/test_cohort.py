@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parrots import C0, C1, C2, CLIENTS, SIZES, Aviary, Cargo, Parrot, aviary, cargo, spend
 
+from harness.cost.devices import find_profile
 from harness.exchange.client import Client
 from harness.exchange.cohort import Cohort
 from harness.exchange.payloads import Empty, Payload
@@ -148,6 +149,13 @@ def test_evaluation_knows_neither_deadlines_nor_failures(birds: Aviary) -> None:
         assert list(cohort.broadcast(Parrot.answer, cargo(4))) == CLIENTS
 
 
+def test_who_was_not_asked_does_not_pay_for_waiting(birds: Aviary) -> None:
+    cohort = birds.cohort()
+    cohort.call(Parrot.answer, {C0: cargo(4), C2: cargo(4)})
+    cohort.close()
+    assert idle(lines(birds)) == {0: 6.0, SERVER: 13.0}
+
+
 # --- no barrier
 
 
@@ -231,7 +239,7 @@ def test_the_clock_never_runs_backwards_and_time_is_spent_once(
     duration = cohort.close()
     frame = lines(birds)
     spent = frame.assign(all_s=frame["compute_s"] + frame["link_s"] + frame["idle_s"]).groupby("client")["all_s"]
-    assert spent.sum().to_dict() == dict.fromkeys([SERVER, 0, 1, 2], duration)
+    assert spent.sum().to_dict() == dict.fromkeys([SERVER, *sorted(set(turns))], duration)
 
 
 # --- mistakes of a method
@@ -351,3 +359,18 @@ def test_torch_is_left_as_the_server_had_it(tmp_path: Path) -> None:
     assert seen == [2, 2, 2]
     assert torch.get_num_threads() == 1
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_round_costs_the_same_whenever_it_begins(tmp_path: Path) -> None:
+    frames = []
+    for now in (0.0, 1e9 + 0.1):
+        birds = aviary(tmp_path, server=find_profile("phone", key="test").device)
+        cohort = birds.cohort(now=now)
+        spend(birds.party.place, 2)
+        cohort.broadcast(Parrot.answer, cargo(4))
+        spend(birds.party.place, 4)
+        frames.append((cohort.close(), lines(birds)))
+        assert cohort.now == now + frames[-1][0]
+    (first, one), (second, other) = frames
+    assert first == second
+    pd.testing.assert_frame_equal(one, other, check_exact=True)

@@ -292,7 +292,7 @@ MEASURED = {
     ("claim", "told"),
     [
         (ANALYTIC | {"kind": "analytical"}, "kind: must be analytic or measured, got 'analytical'"),
-        (ANALYTIC | {"tolerence": 1}, "tolerence: unknown key; did you mean tolerance?"),
+        (ANALYTIC | {"tolerances": 1}, "tolerances: unknown key; did you mean tolerance?"),
         (ANALYTIC | {"source": None}, "source: missing"),
         (ANALYTIC | {"value": "nn.models"}, "nothing is called nn; did you mean n?"),
         (ANALYTIC | {"value": "199210"}, "is typed in"),
@@ -301,7 +301,7 @@ MEASURED = {
         (ANALYTIC | {"tolerance": "wide"}, "tolerance: must be a number"),
         (ANALYTIC | {"expected": "< 2", "tolerance": 1}, "tolerance: means nothing beside <"),
         (MEASURED | {"value": "1"}, "value: unknown key"),
-        (MEASURED | {"sweep": "tabel.yaml"}, "tabel.yaml: cannot be read"),
+        (MEASURED | {"sweep": "tables.yaml"}, "tables.yaml: cannot be read"),
         (MEASURED | {"runs": {"variant": "avgg"}}, "variant=avgg: no cell"),
         (MEASURED | {"runs": {"method": "avg"}}, "method: the sweep does not vary it"),
         (MEASURED | {"runs": {}}, "means 2 configurations"),
@@ -340,8 +340,8 @@ def test_two_claims_of_one_id_and_unknown_papers(tmp_path: Path) -> None:
     folder = write_claims(tmp_path, [ANALYTIC, ANALYTIC], describe={"n": ["task=digits"]})
     with pytest.raises(ConfigError, match="claim x: id: another claim has it"):
         load_claims("toy", folder=folder)
-    with pytest.raises(ConfigError, match="no claims of 'toi'; did you mean toy"):
-        load_claims("toi", folder=folder)
+    with pytest.raises(ConfigError, match="no claims of 'toys'; did you mean toy"):
+        load_claims("toys", folder=folder)
     with pytest.raises(ConfigError, match=r"holds no <paper>/claims\.yaml"):
         load_claims(folder=tmp_path / "empty")
 

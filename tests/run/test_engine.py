@@ -317,7 +317,7 @@ def test_it_gives_up_after_the_configured_number_of_replays(play: Play) -> None:
         pytest.raises(WorkerLost, match="gone in the middle"),
     ):
         play("runtime.max_retries=2", transport=flaky(*["middle"] * 3))
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="gone in the middle") as warned:
         play("runtime.max_retries=2", "run.num_rounds=1", transport=flaky(*["middle"] * 2))
     ends = [f"round 0: gone in the middle; replayed from its start ({n})" for n in (1, 2)]
     assert [str(w.message) for w in warned] == ends
