@@ -8,14 +8,14 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from harness.types import ConfigError
@@ -247,13 +247,13 @@ def load(
         given = _merge(given, OmegaConf.create(_expand(_read_yaml(file))))
     for word in words:
         given = _merge(given, _parse_word(word))
-    method = given.pop("method", None) or {}
+    method = cast(dict[str, Any], OmegaConf.to_container(given).get("method", {}))  # type: ignore[union-attr]
+    given.pop("method", None)
     name = str(method.get("name", "fedavg"))
     method_cls = method_config(name)
     root = _merge(OmegaConf.structured(Config), given)
     section = _merge(OmegaConf.structured(method_cls), OmegaConf.create({**method, "name": name}), "method.")
-    plain = cast(Config, _to_object(root))
-    cfg = dataclasses.replace(plain, method=_to_object(section, "method."))
+    cfg: Config = dataclasses.replace(_to_object(root), method=_to_object(section, "method."))
     _check(cfg)
     return cfg
 
@@ -323,6 +323,14 @@ def _merge(base: DictConfig, given: DictConfig, prefix: str = "") -> DictConfig:
         raise ConfigError(f"{prefix}{error.full_key}: unknown key{nearest(key, names)}") from None
     except OmegaConfBaseException as error:
         raise _one_line(error, prefix) from None
+    except TypeError:  # OmegaConf names no key where a mapping meets a list
+        for name in map(str, given):
+            own, value = base[name], given[name]
+            if isinstance(own, DictConfig) and isinstance(value, DictConfig):
+                _merge(own, value, f"{prefix}{name}.")
+            elif isinstance(value, DictConfig | ListConfig):
+                require(isinstance(value, type(own)), f"{prefix}{name}: of the wrong kind, got {value}")
+        raise
 
 
 def _to_object(tree: DictConfig, prefix: str = "") -> Any:
@@ -333,7 +341,7 @@ def _to_object(tree: DictConfig, prefix: str = "") -> Any:
 
 
 def _one_line(error: OmegaConfBaseException, prefix: str) -> ConfigError:
-    reason = re.sub(r"\s+", " ", str(error).split("full_key:")[0]).strip()
+    reason = " ".join(str(error).split("full_key:")[0].split())
     at = f"{prefix}{error.full_key}: " if error.full_key else prefix
     return ConfigError(f"{at}{reason}")
 
@@ -341,10 +349,8 @@ def _one_line(error: OmegaConfBaseException, prefix: str) -> ConfigError:
 AT_LEAST: dict[str, int] = {
     "task.limit_train": 1,
     "task.limit_test": 1,
-    "task.image_size": 1,
     "partition.num_clients": 1,
     "partition.min_examples": 1,
-    "fleet.speed_sigma": 0,
     "scheduler.cohort_size": 1,
     "run.seed": 0,
     "run.num_rounds": 1,
@@ -372,16 +378,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
 def _check(cfg: Config) -> None:
     """Combinations that no run can satisfy, found before anything is read or written."""
     for path, least in AT_LEAST.items():
-        value = _value(cfg, path)
+        value = attrgetter(path)(cfg)
         require(value is None or value >= least, f"{path} must be >= {least}, got {value}")
     for path, words in CHOICES.items():
-        word = _value(cfg, path)
+        word = attrgetter(path)(cfg)
         require(word in words, f"{path}: unknown value {word!r}{nearest(word, words)}")
     n, k = cfg.partition.num_clients, cfg.scheduler.cohort_size
-    require(k is None or k <= n, f"scheduler.cohort_size must be <= partition.num_clients, got {k} > {n}")
-    low, high = cfg.runtime.min_actors, cfg.runtime.max_actors
-    if low and high:
-        require(low <= high, f"runtime.min_actors must be <= runtime.max_actors, got {low} > {high}")
+    require((k or 0) <= n, f"scheduler.cohort_size must be <= partition.num_clients, got {k} > {n}")
+    a, b = cfg.runtime.min_actors, cfg.runtime.max_actors
+    require((a or 0) <= (b or a or 0), f"runtime.min_actors must be <= runtime.max_actors, got {a} > {b}")
     p, v = cfg.scheduler.failure_probability, cfg.task.val_fraction
     require(0 <= p <= 1, f"scheduler.failure_probability must be in [0, 1], got {p}")
     require(0 < v < 1, f"task.val_fraction must be in (0, 1), got {v}")
@@ -392,8 +397,3 @@ def _check(cfg: Config) -> None:
         not shares or (min(shares.values()) >= 0 and sum(shares.values()) > 0),
         f"fleet.profiles must hold shares >= 0 with a positive sum, got {dict(shares)}",
     )
-
-
-def _value(cfg: Config, path: str) -> Any:
-    section, _, key = path.partition(".")
-    return getattr(getattr(cfg, section), key)

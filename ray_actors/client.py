@@ -1,6 +1,7 @@
 """ClientActor: a Worker in a process of its own."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -10,6 +11,7 @@ from harness.exchange.client import Receipt, Reply, Request
 from harness.exchange.payloads import Payload
 from harness.exchange.worker import Job, Worker
 from harness.learning.aggregation import Accumulator
+from harness.types import SubmodelId
 
 
 @ray.remote
@@ -27,17 +29,18 @@ class ClientActor:
         """Of this actor."""
         return os.getpid()
 
-    def invoke(self, request: Request, down: Payload) -> Reply:
-        """One exchange, the reply sent back."""
-        return self._worker.invoke(request, down)
+    def invoke(self, request: Request, down: Payload) -> list[Reply]:
+        """One exchange, its reply sent back."""
+        return [self._worker.invoke(request, down)]
 
     def open_sum(self, empty: Accumulator) -> None:
         """Begin a partial sum."""
         self._worker.open_sum(empty)
 
-    def add(self, request: Request, down: Payload) -> Receipt:
-        """One exchange, the reply added to the partial sum."""
-        return self._worker.add(request, down)
+    def add(self, requests: Sequence[Request], names: Sequence[SubmodelId], *down: Payload) -> list[Receipt]:
+        """Exchanges, one after another, whose replies go into the partial sum; `down` by submodel name."""
+        of = dict(zip(names, down, strict=True))
+        return [self._worker.add(request, of[request.submodel]) for request in requests]
 
     def close_sum(self) -> Accumulator:
         """The partial sum."""

@@ -1,4 +1,4 @@
-"""RayTransport: requests go to client actors, one client at a time to whichever actor is free."""
+"""RayTransport: requests go to client actors, the next ones to whichever actor is free."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from harness.types import SubmodelId
 
 T = TypeVar("T")
 DEPTH = 2
-"""Requests queued at an actor: it never waits for the next, and a slow client blocks one other at most."""
+"""Chunks of requests queued at an actor, so that it never waits for the next one."""
 
 
 class Spawn(Protocol):
@@ -58,9 +58,13 @@ class RayTransport:
             if id(payload) not in refs:
                 refs[id(payload)] = ray.put(payload)
         of = {id(request): refs[id(payload)] for request, payload in zip(requests, down, strict=True)}
-        replies: list[Reply] = self._spread(
-            requests, lambda actor, request: actor.invoke.remote(request, of[id(request)])
-        )
+
+        def submit(actor: ActorHandle[Any], chunk: Sequence[Request]) -> ObjectRef[Any]:
+            (request,) = chunk
+            return actor.invoke.remote(request, of[id(request)])
+
+        # One at a time: a reply may be large, and lies in a network that the next client uses.
+        replies: list[Reply] = self._spread(requests, submit, most=1)
         return [reply.copied() for reply in replies]
 
     def reduce(
@@ -68,12 +72,16 @@ class RayTransport:
     ) -> list[Receipt]:
         empty = ray.put(into.fresh())
         refs = {submodel: ray.put(payload) for submodel, payload in down.items()}
-        self._all("open_sum", empty)
-        receipts: list[Receipt] = self._spread(
-            requests, lambda actor, request: actor.add.remote(request, refs[request.submodel])
-        )
+        opened = [actor.open_sum.remote(empty) for actor in self.actors]
+
+        def submit(actor: ActorHandle[Any], chunk: Sequence[Request]) -> ObjectRef[Any]:
+            names = list(dict.fromkeys(request.submodel for request in chunk))
+            return actor.add.remote(chunk, names, *(refs[name] for name in names))
+
+        receipts: list[Receipt] = self._spread(requests, submit, most=len(requests))
         for partial in self._all("close_sum"):
             into.merge(partial)
+        guarded(opened)
         return receipts
 
     def flush(self) -> None:
@@ -102,26 +110,37 @@ class RayTransport:
         return guarded([getattr(actor, name).remote(*words) for actor in self.actors])
 
     def _spread(
-        self, requests: Sequence[Request], submit: Callable[[ActorHandle[Any], Request], ObjectRef[Any]]
+        self,
+        requests: Sequence[Request],
+        submit: Callable[[ActorHandle[Any], Sequence[Request]], ObjectRef[Any]],
+        *,
+        most: int,
     ) -> list[Any]:
-        """Answers in the order of `requests`; at most DEPTH of them wait at an actor."""
+        """Answers in the order of `requests`, which go out in chunks of at most `most`.
+
+        Guided self-scheduling (Polychronopoulos and Kuck, IEEE Transactions on Computers 1987): each chunk is
+        a fixed share of what is left, so there are few calls and no actor ends long after the others.
+        """
         queues = self._queues(requests)
+        sharing = 1 if self.sticky else len(self.actors)
         answers: dict[int, Any] = {}
-        flying: dict[ObjectRef[Any], tuple[int, int]] = {}
+        flying: dict[ObjectRef[Any], tuple[list[int], int]] = {}
 
         def feed(slot: int) -> None:
-            if queues[slot]:
-                index = queues[slot].popleft()
-                flying[submit(self.actors[slot], requests[index])] = (index, slot)
+            queue = queues[slot]
+            size = min(most, -(-len(queue) // (DEPTH * sharing)))
+            chunk = [queue.popleft() for _ in range(size)]
+            if chunk:
+                flying[submit(self.actors[slot], [requests[index] for index in chunk])] = (chunk, slot)
 
         for _ in range(DEPTH):
             for slot in range(len(self.actors)):
                 feed(slot)
         while flying:
             done, _ = ray.wait(list(flying), num_returns=1)
-            for ref, answer in zip(done, guarded(done), strict=True):
-                index, slot = flying.pop(ref)
-                answers[index] = answer
+            for ref, found in zip(done, guarded(done), strict=True):
+                chunk, slot = flying.pop(ref)
+                answers.update(zip(chunk, found, strict=True))
                 feed(slot)
         return [answers[index] for index in range(len(requests))]
 
@@ -135,10 +154,10 @@ class RayTransport:
         return queues
 
 
-def guarded(refs: list[ObjectRef[Any]]) -> list[Any]:
+def guarded(refs: Sequence[ObjectRef[Any]]) -> list[Any]:
     """ray.get, with a dead actor as WorkerLost and an error in an actor as that error itself."""
     try:
-        return list(ray.get(refs))
+        return list(ray.get(list(refs)))
     except RayActorError as error:
         raise WorkerLost(f"a client actor died ({type(error).__name__})") from None
     except RayTaskError as error:

@@ -3,9 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from local_run import TINY, Play, Played, make_config, make_job, play_job
+
+
+# How long an example takes is the machine's business.
+hypothesis.settings.register_profile("harness", deadline=None)
+hypothesis.settings.load_profile("harness")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

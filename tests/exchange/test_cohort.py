@@ -213,7 +213,7 @@ def test_the_server_may_work_between_arrivals(birds: Aviary) -> None:
     assert idle(lines(birds)) == {0: 4.0, 1: 8.0, 2: 5.0, SERVER: 14.0}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     flops=st.tuples(*[st.integers(1, 4).map(lambda n: 2 * n)] * 3),
     up=st.tuples(*[st.integers(1, 6)] * 3),
@@ -238,7 +238,9 @@ def test_the_clock_never_runs_backwards_and_time_is_spent_once(
     assert len(clock) == 1 + len(turns)
     duration = cohort.close()
     frame = lines(birds)
-    spent = frame.assign(all_s=frame["compute_s"] + frame["link_s"] + frame["idle_s"]).groupby("client")["all_s"]
+    spent = frame.assign(all_s=frame["compute_s"] + frame["link_s"] + frame["idle_s"]).groupby("client")[
+        "all_s"
+    ]
     assert spent.sum().to_dict() == dict.fromkeys([SERVER, *sorted(set(turns))], duration)
 
 

@@ -64,6 +64,6 @@ def test_code_is_not_unpickled(tmp_path: Path) -> None:
 
     store = StateStore(tmp_path)
     torch.save({"x": Evil()}, store.path(ALICE, 0))
-    with pytest.raises(Exception, match="weights_only|Weights only"):
+    with pytest.raises(Exception, match=r"weights_only|Weights only"):
         store.load(ALICE, 0)
     assert not (tmp_path / "owned").exists()

@@ -58,7 +58,7 @@ def test_reset_forgets_the_round_and_leaves_committed_states_alone(tmp_path: Pat
     assert [ask(worker, c, round=1, version=0 if c == C0 else None) for c in (C0, C1, C0)] == [2, 1, 3]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_whoever_serves_in_whatever_order_and_after_any_reset(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -1,6 +1,7 @@
 """Exact sums: by hand, and equal to the last bit for any grouping and order."""
 
 import math
+import pickle
 from collections.abc import Sequence
 
 import pytest
@@ -103,6 +104,21 @@ def test_weights_of_another_network_are_an_error() -> None:
         empty().add(Weights(params=extra, num_examples=1))
 
 
+@pytest.mark.parametrize("terms", [0, 1, 2])
+def test_a_partial_sum_travels(terms: int) -> None:
+    sent = empty()
+    for n in range(1, terms + 1):
+        assert sent.add(reply(0.1, n, -1 / 3, n=n))
+    buffers: list[pickle.PickleBuffer] = []
+    stream = pickle.dumps(sent, protocol=5, buffer_callback=buffers.append)
+    got = pickle.loads(stream, buffers=[b.raw().tobytes() for b in buffers])  # read-only, as on Ray
+    for total in (sent, got):
+        assert total.add(reply(1, 2, 3, n=5))
+    assert torch.equal(got.mean()["w"], sent.mean()["w"])
+    assert vars(got).keys() == vars(sent).keys()
+    assert (got.num_examples, got.num_terms, got.limit) == (sent.num_examples, sent.num_terms, sent.limit)
+
+
 def test_vectors_longer_than_a_chunk() -> None:
     width = 2 * CHUNK + 7
     total = empty(width)
@@ -114,7 +130,9 @@ def test_vectors_longer_than_a_chunk() -> None:
 
 
 numbers = st.floats(-HEADROOM, HEADROOM, width=32)
-replies = st.lists(st.tuples(st.lists(numbers, min_size=3, max_size=3), st.integers(1, 60)), min_size=1, max_size=12)
+replies = st.lists(
+    st.tuples(st.lists(numbers, min_size=3, max_size=3), st.integers(1, 60)), min_size=1, max_size=12
+)
 
 
 @given(terms=replies, data=st.data())

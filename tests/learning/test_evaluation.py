@@ -61,4 +61,6 @@ def test_splits_val_and_test_are_told_apart() -> None:
 
 def test_a_network_that_broke_down_is_reported_as_such() -> None:
     broken = points([[math.nan, 0]], [0])
-    assert math.isnan(evaluate(Classifier(nn.Identity()), whole(Points(), broken), place=make_place())["loss"])
+    assert math.isnan(
+        evaluate(Classifier(nn.Identity()), whole(Points(), broken), place=make_place())["loss"]
+    )

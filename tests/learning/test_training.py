@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import itertools
 
 import lightning as L
@@ -39,6 +40,9 @@ def images(model: str = "cnn", **keys: object) -> tuple[Task, Shard]:
     return task, Shard(task, examples, np.arange(0, 23))
 
 
+PLACE = functools.cache(make_place)
+
+
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -58,7 +62,7 @@ def run(
 
 def ids_of(size: int, cfg: TrainingConfig, *, seed: int = 0) -> list[list[int]]:
     shard = whole(Points(), points([[0, 0]] * size, [0] * size))
-    batches = training_batches(shard, cfg=cfg, place=make_place(), generator=generator(seed))
+    batches = training_batches(shard, cfg=cfg, place=PLACE(), generator=generator(seed))
     return [batch.ids.tolist() for batch in batches]
 
 
@@ -96,7 +100,8 @@ def test_batches_are_augmented_from_the_generator() -> None:
     task, shard = images(augment=["hflip"])
     cfg, place = TrainingConfig(batch_size=0), make_place(task=task)
     one, same, other = (
-        next(training_batches(shard, cfg=cfg, place=place, generator=generator(seed))).inputs for seed in (0, 0, 1)
+        next(training_batches(shard, cfg=cfg, place=place, generator=generator(seed))).inputs
+        for seed in (0, 0, 1)
     )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
@@ -222,7 +227,9 @@ def test_after_backward_sees_and_may_change_every_gradient() -> None:
 
     cfg = TrainingConfig(local_epochs=2)
     optimizer = make_optimizer(module.parameters(), cfg, round=0)
-    train(module, shard, cfg=cfg, optimizer=optimizer, place=place, generator=generator(), after_backward=still)
+    train(
+        module, shard, cfg=cfg, optimizer=optimizer, place=place, generator=generator(), after_backward=still
+    )
     assert calls == [True] * 6
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
 
@@ -262,7 +269,9 @@ def test_training_is_metered() -> None:
 
 def test_the_learning_rate_decays_per_round() -> None:
     cfg = TrainingConfig(lr=0.8, lr_decay=0.5)
-    rates = [make_optimizer([nn.Parameter(torch.zeros(1))], cfg, round=r).param_groups[0]["lr"] for r in range(3)]
+    rates = [
+        make_optimizer([nn.Parameter(torch.zeros(1))], cfg, round=r).param_groups[0]["lr"] for r in range(3)
+    ]
     assert rates == [0.8, 0.4, 0.2]
 
 
@@ -302,7 +311,10 @@ def test_a_network_of_the_users_own_is_wrapped() -> None:
         ("lent", "task.model: unknown network 'lent'; did you mean lenet?"),
         ("lenet", "task.model=lenet does not fit task.name=synthetic"),
         ("no_such_module:Net", "task.model=no_such_module:Net: cannot import no_such_module"),
-        ("odd_methods:Tony", "task.model=odd_methods:Tony: odd_methods has no class Tony; did you mean Tiny?"),
+        (
+            "odd_methods:Tony",
+            "task.model=odd_methods:Tony: odd_methods has no class Tony; did you mean Tiny?",
+        ),
     ],
 )
 def test_networks_that_cannot_be_built(model: str, message: str) -> None:

@@ -32,7 +32,7 @@ def test_optimizers_outlive_rounds_and_checkpoints(method: str, words: list[str]
 
 @pytest.mark.parametrize("method", ["centralized", "local_only"])
 def test_momentum_is_not_lost_between_rounds(method: str, play: Play) -> None:
-    """Two rounds of one epoch are one round of two epochs but for the order of batches: with full batches, equal."""
+    """Two rounds of one epoch are one round of two but for the order of batches: with full ones, equal."""
     words = [f"method={method}", "method.batch_size=0", "method.momentum=0.9"]
     two, one = play(*words, "run.num_rounds=2"), play(*words, "run.num_rounds=1", "method.local_epochs=2")
     assert two.records[-1]["eval/loss"] == pytest.approx(one.records[-1]["eval/loss"], rel=1e-5)

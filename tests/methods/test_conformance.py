@@ -1,4 +1,4 @@
-"""What every file in harness/methods must do. A new method is found and held to it without being named here."""
+"""What every file in harness/methods must do. A new method is found and held to it without being named."""
 
 import json
 import math
@@ -72,7 +72,9 @@ def test_its_file_opens_with_what_it_is_and_its_classes_are_documented(method: s
 
 def test_it_describes_itself_without_data(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     job_words = words_of(method)
-    monkeypatch.setattr("harness.data.tasks.synthetic.Synthetic.load", lambda _: pytest.fail("data were read"))
+    monkeypatch.setattr(
+        "harness.data.tasks.synthetic.Synthetic.load", lambda _: pytest.fail("data were read")
+    )
     found = describe(make_config(job_words))
     assert (found["method"], found["task"]) == (method, "synthetic")
     assert found["models"]
@@ -262,5 +264,3 @@ def norm(weights: Mapping[str, torch.Tensor]) -> float:
 
 def test_there_is_no_golden_file_without_a_method() -> None:
     assert {file.stem for file in GOLDEN.glob("*.txt")} == set(METHODS)
-
-

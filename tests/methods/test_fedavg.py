@@ -109,7 +109,9 @@ def test_the_proximal_gradient_is_that_of_its_term() -> None:
             flat[i] = value - eps
             below = term()
             flat[i] = value
-            assert parameter.grad.view(-1)[i].item() == pytest.approx(1 + (above - below) / (2 * eps), rel=1e-6)
+            assert parameter.grad.view(-1)[i].item() == pytest.approx(
+                1 + (above - below) / (2 * eps), rel=1e-6
+            )
 
 
 def test_frozen_parameters_feel_no_pull() -> None:

@@ -76,5 +76,7 @@ def test_failures_do_not_change_who_is_drawn() -> None:
 
 def test_unknown_policies_are_named() -> None:
     assert load_policy("uniform") is uniform
-    with pytest.raises(ConfigError, match=r"^scheduler.policy: unknown policy 'unifrom'; did you mean uniform\?$"):
+    with pytest.raises(
+        ConfigError, match=r"^scheduler.policy: unknown policy 'unifrom'; did you mean uniform\?$"
+    ):
         load_policy("unifrom")

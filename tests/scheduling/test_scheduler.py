@@ -61,7 +61,7 @@ def test_a_snapshot_does_not_follow_what_comes_after() -> None:
 
 
 def test_a_typo_is_found_when_the_scheduler_is_built() -> None:
-    with pytest.raises(ConfigError, match="scheduler.policy"):
+    with pytest.raises(ConfigError, match=r"scheduler\.policy"):
         scheduler("scheduler.policy=unifrom")
-    with pytest.raises(ConfigError, match="fleet.profiles"):
+    with pytest.raises(ConfigError, match=r"fleet\.profiles"):
         scheduler("fleet.profiles={fone: 1}")
