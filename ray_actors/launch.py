@@ -4,13 +4,14 @@ import importlib
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from harness.config import Config
 from harness.exchange.worker import Job
@@ -71,15 +72,13 @@ class RayRuntime:
         cfg = job.cfg
         self._connect(cfg)
         layout = plan_layout(cfg)
-        if self._crew is None or self._crew.layout != layout:
-            self._dismiss()
-            self._crew = hire(layout)
+        self._crew = self._hire(layout)
         try:
             self._set_up(self._crew, job, restored)
         except RayActorError:
             # Something of the old crew died between runs: a new one, once.
             self._dismiss()
-            self._crew = hire(layout)
+            self._crew = self._hire(layout)
             self._set_up(self._crew, job, restored)
         return RayEngine(
             self._crew.server, num_rounds=cfg.run.num_rounds, may_stop=cfg.run.target is not None
@@ -134,28 +133,38 @@ class RayRuntime:
         except RayTaskError as error:
             raise error.cause or error from None
 
-    def _dismiss(self) -> None:
-        if self._crew is None:
-            return
+    def _hire(self, layout: Layout) -> Crew:
+        """The crew of this layout: as it is, with other client actors, or all new."""
+        old = self._crew
+        if old is not None and old.layout == layout:
+            return old
+        if old is not None:
+            dismiss(self._clients(old))
+        options = {"cpus": layout.cpus, "gpus": layout.gpus}
+        return Crew(
+            layout=layout,
+            server=old.server if old else hire_one(ServerActor),
+            scheduler=old.scheduler if old else hire_one(SchedulerActor),
+            clients=[hire_one(ClientActor, **options) for _ in range(layout.num_actors)],
+        )
+
+    def _clients(self, crew: Crew) -> list[ActorHandle[Any]]:
+        """Those the crew began with and those the transport started since."""
         try:
-            clients = ray.get(self._crew.server.actors.remote())
-        except Exception:
-            clients = self._crew.clients
-        for actor in {a._actor_id: a for a in (*self._crew.clients, *clients)}.values():
-            ray.kill(actor)
-        ray.kill(self._crew.server)
-        ray.kill(self._crew.scheduler)
+            return [*crew.clients, *ray.get(crew.server.actors.remote())]
+        except RayError:
+            return crew.clients  # the server is gone, and what it had started with it
+
+    def _dismiss(self) -> None:
+        if self._crew is not None:
+            dismiss([*self._clients(self._crew), self._crew.server, self._crew.scheduler])
         self._crew = None
 
 
-def hire(layout: Layout) -> Crew:
-    """Start the actors of a layout."""
-    return Crew(
-        layout=layout,
-        server=hire_one(ServerActor),
-        scheduler=hire_one(SchedulerActor),
-        clients=[hire_one(ClientActor, cpus=layout.cpus, gpus=layout.gpus) for _ in range(layout.num_actors)],
-    )
+def dismiss(actors: Sequence[ActorHandle[Any]]) -> None:
+    """End actors, dead ones included."""
+    for actor in actors:
+        ray.kill(actor)
 
 
 def plan_layout(cfg: Config) -> Layout:

@@ -8,7 +8,6 @@ import pytest
 import torch
 from local_run import TINY, Play, Played, make_config, make_job, play_job
 
-
 # How long an example takes is the machine's business.
 hypothesis.settings.register_profile("harness", deadline=None)
 hypothesis.settings.load_profile("harness")

@@ -51,6 +51,9 @@ class ParrotConfig(MethodConfig):
     """Bytes answered."""
 
 
+SHARED = torch.zeros(2, dtype=torch.uint8)
+
+
 class Parrot(Client[ParrotConfig]):
     """Answers with the ordered cost."""
 
@@ -72,8 +75,9 @@ class Parrot(Client[ParrotConfig]):
         down.values.add_(1)
         return down
 
-    def nothing(self, down: Empty) -> Empty:
-        return down
+    def lend(self, down: Empty) -> Cargo:
+        """Answers with memory that the next client of this process writes to, like a network's weights."""
+        return Cargo(SHARED.fill_(self.client_id))
 
     def fail(self, down: Empty) -> Any:
         return {"values": torch.zeros(1)}

@@ -23,7 +23,7 @@ class Workplace:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
         # Filling fresh memory would hide reads of it, at 3 % of a training step; nothing here reads it.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.task = task
         self.splits = splits
         self.seed = cfg.run.seed

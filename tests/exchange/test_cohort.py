@@ -306,6 +306,15 @@ def test_server_and_clients_share_no_memory(birds: Aviary) -> None:
     assert reply.values.data_ptr() != down.values.data_ptr()
 
 
+def test_replies_of_clients_that_share_a_network_are_their_own(birds: Aviary) -> None:
+    replies = birds.cohort().broadcast(Parrot.lend, Empty())
+    assert {client: reply.values.tolist() for client, reply in replies.items()} == {
+        C0: [0, 0],
+        C1: [1, 1],
+        C2: [2, 2],
+    }
+
+
 def test_what_a_cohort_says_of_itself(birds: Aviary) -> None:
     cohort: Cohort[Parrot] = birds.cohort(clients=(0, 2))
     assert cohort.clients == [C0, C2]
@@ -356,6 +365,7 @@ def test_torch_is_left_as_the_server_had_it(tmp_path: Path) -> None:
         return real(request, down)  # type: ignore[arg-type]
 
     birds.transport.worker.invoke = spy  # type: ignore[method-assign,assignment]
+    torch.manual_seed(123)
     before = torch.random.get_rng_state()
     birds.cohort().broadcast(Parrot.answer, cargo(1))
     assert seen == [2, 2, 2]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from local_run import MakeTransport, Play, Played, assert_same, make_config, make_job, play_job, start
 
+from harness.cost.devices import find_profile
 from harness.cost.ledger import COSTS, sum_costs
 from harness.exchange.client import Receipt, Reply, Request
 from harness.exchange.payloads import Payload
@@ -421,6 +422,16 @@ def test_timings_are_kept_out_of_the_record(play: Play) -> None:
         "time/eval_wall_s",
     }
     assert not set(commit.record) & (set(commit.timings) - {"round"})
+
+
+def test_batteries_pay_for_training_and_waiting_and_not_for_evaluation(play: Play) -> None:
+    played = play("method=local_only", "fleet.profiles={phone: 1}")
+    train = played.ledger.query("phase == 'train' and client >= 0")
+    spent = train.groupby("client")[["compute_j", "link_j", "idle_j"]].sum().sum(axis=1)
+    assert (played.ledger.query("phase == 'eval'")["link_j"] > 0).all()
+    full = find_profile("phone", key="test").device.battery_j
+    left = played.engine.scheduler.battery_j
+    assert full - left == pytest.approx(spent.to_numpy(), rel=1e-6)
 
 
 def test_devices_that_cost_nothing(play: Play) -> None:
