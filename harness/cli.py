@@ -19,8 +19,12 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what is found, and fetching what is not.")
 app.add_typer(data_app, name="data")
 
-Words = Annotated[list[str] | None, typer.Argument(metavar="key=value...", help="Configuration, e.g. method=fedavg")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="F", help="YAML file; words override it")]
+Words = Annotated[
+    list[str] | None, typer.Argument(metavar="key=value...", help="Configuration, e.g. method=fedavg")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="F", help="YAML file; words override it")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 ResultsDir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that holds runs")]
 
@@ -224,7 +228,9 @@ def catalogue() -> dict[str, Callable[[], dict[str, str]]]:
     from lightning_modules.networks import NETWORKS
 
     return {
-        "methods": lambda: {name: first_line(sys.modules[load_method(name).__module__]) for name in method_names()},
+        "methods": lambda: {
+            name: first_line(sys.modules[load_method(name).__module__]) for name in method_names()
+        },
         "tasks": lambda: {name: first_line(task) for name, task in sorted(TASKS.items())},
         "models": lambda: {name: first_line(build) for name, build in sorted(NETWORKS.items())},
         "policies": lambda: {name: first_line(policy) for name, policy in sorted(POLICIES.items())},
@@ -263,6 +269,8 @@ def print_rows(title: str, columns: list[str], rows: list[tuple[Any, ...]]) -> N
 def print_summary(summary: Any, *, folder: Path) -> None:
     """A run's figures."""
     values = {**summary["metrics"], **summary["totals"]}
-    rows = [(key, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}") for key, value in values.items()]
+    rows = [
+        (key, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}") for key, value in values.items()
+    ]
     print_rows(f"{summary['run_id']}: {summary['rounds']} rounds", ["what", "value"], rows)
     console().print(f"files: {folder}", highlight=False, soft_wrap=True)

@@ -26,8 +26,18 @@ LEDGER_COLUMNS = {
 }
 """Columns of the ledger; client -1 is the server; bytes are seen from the client (rx = downlink)."""
 
-COSTS = ("client_flops", "server_flops", "tx_bytes", "rx_bytes", "compute_j", "link_j", "idle_j", "server_j")
-"""What a round is summed up to, train phase alone. compute_j, link_j and idle_j are the clients' joules."""
+COSTS = (
+    "client_flops",
+    "server_flops",
+    "tx_bytes",
+    "rx_bytes",
+    "compute_j",
+    "link_j",
+    "idle_j",
+    "client_j",
+    "server_j",
+)
+"""What a round is summed up to, train phase alone. client_j = compute_j + link_j + idle_j, the clients'."""
 
 
 class Entry(NamedTuple):
@@ -79,13 +89,15 @@ def sum_costs(frame: pd.DataFrame) -> dict[str, int | float]:
     train = frame[frame["phase"] == Phase.TRAIN]
     at_server = train["client"] == SERVER
     clients, server = train[~at_server], train[at_server]
+    compute_j, link_j, idle_j = (float(clients[name].sum()) for name in ("compute_j", "link_j", "idle_j"))
     return {
         "client_flops": int(clients["flops"].sum()),
         "server_flops": int(server["flops"].sum()),
         "tx_bytes": int(clients["tx_bytes"].sum()),
         "rx_bytes": int(clients["rx_bytes"].sum()),
-        "compute_j": float(clients["compute_j"].sum()),
-        "link_j": float(clients["link_j"].sum()),
-        "idle_j": float(clients["idle_j"].sum()),
+        "compute_j": compute_j,
+        "link_j": link_j,
+        "idle_j": idle_j,
+        "client_j": compute_j + link_j + idle_j,
         "server_j": float(server[["compute_j", "link_j", "idle_j"]].to_numpy().sum()),
     }

@@ -307,7 +307,9 @@ def to_rich(table: pd.DataFrame) -> list[Table]:
         groups = dict.fromkeys(group for group, _ in pairs_of(shown) if group)
         out = Table(title=Text(f"{task}: {'; '.join(groups)}"), title_justify="left")
         for group, title in pairs_of(shown):
-            out.add_column(Text(title.replace(", ", ",\n")), justify="right" if group else "left", no_wrap=not group)
+            out.add_column(
+                Text(title.replace(", ", ",\n")), justify="right" if group else "left", no_wrap=not group
+            )
         for line in shown.to_numpy().tolist():
             out.add_row(*(Text(str(cell)) for cell in line))
         found.append(out)

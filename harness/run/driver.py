@@ -70,7 +70,11 @@ def picture_of(shards: Partition, *, task: Task, splits: Splits) -> dict[str, An
 
 def state_folder(cfg: Config, folder: Path) -> Path:
     """Where stateful clients' states lie; every actor must see it."""
-    return Path(cfg.runtime.state_dir).absolute() / cfg.run_id if cfg.runtime.state_dir else folder.absolute() / "state"
+    return (
+        Path(cfg.runtime.state_dir).absolute() / cfg.run_id
+        if cfg.runtime.state_dir
+        else folder.absolute() / "state"
+    )
 
 
 def preflight(cfg: Config) -> Task:
@@ -104,7 +108,7 @@ def partition_for(cfg: Config, *, task: Task, splits: Splits) -> Partition:
 
 
 def play(job: Job, *, runtime: Runtime, store: RunStore, sinks: Sequence[Sink]) -> None:
-    """Round after round until the last, or the target; from the last checkpoint again where the engine died."""
+    """Round after round until the last, or the target; from the last checkpoint where the engine died."""
     engine = runtime.start(job, restored=store.restored)
     retries = 0
     round = store.next_round

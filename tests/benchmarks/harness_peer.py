@@ -156,7 +156,9 @@ def main() -> None:
         runtime.close()
     laps.ends.pop()
     loss = summary["metrics"].get("eval/loss", float("nan"))
-    write_report(job, package="edge-fl-harness", laps=laps, final_loss=loss, note="through `execute`, files and all")
+    write_report(
+        job, package="edge-fl-harness", laps=laps, final_loss=loss, note="through `execute`, files and all"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Peak memory of the harness, summed over its processes, for few and for many clients and cohort members.
 
-The no-op workload (6.5 MB of weights there and back) with everyone in the cohort: what grows with clients shows.
+The no-op workload (6.5 MB of weights there and back) with everyone in the cohort shows what grows with it.
 """
 
 import argparse

@@ -27,6 +27,7 @@ SUMS = {
     "compute_j": 3.0,
     "link_j": 0.75,
     "idle_j": 0.375,
+    "client_j": 4.125,
     "server_j": 12.5,
 }
 

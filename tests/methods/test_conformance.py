@@ -24,7 +24,10 @@ METHODS = method_names()
 NEEDS: dict[str, list[str]] = {}
 """Settings without which a method cannot run on the tiny task, such as a partition into views."""
 
-COSTS = ("client_flops", "server_flops", "tx_bytes", "rx_bytes", "compute_j", "link_j", "idle_j", "server_j")
+COSTS = (
+    *("client_flops", "server_flops", "tx_bytes", "rx_bytes"),
+    *("compute_j", "link_j", "idle_j", "client_j", "server_j"),
+)
 FROZEN = {
     "round",
     *(f"cost/{name}" for name in COSTS),
@@ -246,7 +249,7 @@ def golden_rows(played: Played) -> list[dict[str, int | float]]:
             {
                 "round": record["round"],
                 **{key: record[f"cost/{key}"] for key in EXACT[1:]},
-                "joules": sum(record[f"cost/{key}"] for key in COSTS if key.endswith("_j")),
+                "joules": record["cost/client_j"] + record["cost/server_j"],
                 "sim_s": record["time/sim_s"],
                 "accuracy": record["eval/accuracy"],
                 "loss": record["eval/loss"],

@@ -33,7 +33,13 @@ def test_a_killed_server_continues_from_the_last_checkpoint(
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     tomb = tmp_path / "tomb"
-    words = [*TINY, "method=mortal:Mortal", f"method.tomb={tomb}", "method.victim=server", "run.checkpoint_every=2"]
+    words = [
+        *TINY,
+        "method=mortal:Mortal",
+        f"method.tomb={tomb}",
+        "method.victim=server",
+        "run.checkpoint_every=2",
+    ]
     folders = {}
     for name, runtime in (("ray", ray_runtime), ("local", LocalRuntime())):
         results = tmp_path / name

@@ -29,6 +29,14 @@ Numbers = Mapping[str, int | float]
 
 JOINED = ("time/wall_s", "energy/measured_j")
 """Keys of timings.jsonl that are shown beside the record of the same round."""
+AXES = (
+    "cost/client_flops_total",
+    "cost/tx_bytes_total",
+    "cost/rx_bytes_total",
+    "cost/client_j_total",
+    "time/sim_s_total",
+)
+"""Running totals that stand in every record beside the accuracy: what a panel's x axis may be set to."""
 FAMILIES = ("eval", "val", "train", "cost", "time", "energy", "scheduler", "client")
 """First parts of metric keys. W&B gives a metric one default step, `round`; every total is logged in the same
 line, so a chart can take any of them as its x axis."""
@@ -175,6 +183,8 @@ def _init(folder: Path, tree: Mapping[str, Any], *, mode: str, timeouts: tuple[f
     run.define_metric("round")
     for family in FAMILIES:
         run.define_metric(f"{family}/*", step_metric="round")
+    for axis in AXES:
+        run.define_metric(axis, step_metric="round", summary="last")
     return run
 
 
