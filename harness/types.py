@@ -32,4 +32,4 @@ class ConfigError(ValueError):
 
 
 class DataError(ConfigError):
-    """A data file that is missing, cut short, of the wrong shape or checksum: names the file and the reason."""
+    """A data file that is missing, cut short, of a wrong shape or checksum: names the file and the reason."""

@@ -134,6 +134,13 @@ def test_the_deadline_counts_from_the_rounds_start(birds: Aviary) -> None:
     assert cohort.close() == 15.0
 
 
+def test_a_late_client_is_busy_beyond_the_deadline(birds: Aviary) -> None:
+    cohort = birds.cohort(deadline_s=10.0)
+    cohort.broadcast(Parrot.answer, cargo(4))
+    # An exchange that takes no time, at the deadline exactly: client 2 is at work until 13.
+    assert list(cohort.broadcast(Parrot.echo, cargo(0))) == [C0, C1]
+
+
 def test_a_lost_reply_is_paid_for_and_waited_for(birds: Aviary) -> None:
     cohort = birds.cohort(fails=(2,))
     assert list(cohort.broadcast(Parrot.answer, cargo(4))) == [C0, C1]

@@ -4,6 +4,7 @@ import math
 import pickle
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -153,6 +154,38 @@ def test_any_order_and_grouping_gives_the_same_bits(
         total.merge(part)
     assert torch.equal(total.mean()["w"], straight.mean()["w"])
     assert (total.num_examples, total.num_terms) == (straight.num_examples, straight.num_terms)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_sums_that_fill_the_grid_are_exact_too(seed: int) -> None:
+    """Random bits, values at the limit, and no more examples allowed than there are."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 10**6, 40)
+    rows = (HEADROOM * rng.uniform(0.5, 1, (40, 50)) * rng.choice([-1, 1], 50)).astype(np.float32)
+    payloads = [
+        Weights(params={"w": torch.from_numpy(row)}, num_examples=int(n))
+        for n, row in zip(sizes, rows, strict=True)
+    ]
+    means = []
+    for order in (np.arange(40), np.arange(40)[::-1], rng.permutation(40)):
+        parts = [empty(50, max_examples=int(sizes.sum())) for _ in range(3)]
+        for place, index in enumerate(order):
+            assert parts[place % 3].add(payloads[index])
+        parts[0].merge(parts[1])
+        parts[0].merge(parts[2])
+        assert parts[0].sum is not None
+        means.append(parts[0].sum)
+    assert torch.equal(means[0], means[1])
+    assert torch.equal(means[0], means[2])
+
+
+def test_merging_leaves_the_other_sum_alone() -> None:
+    total, one, two = empty(), empty(), empty()
+    assert one.add(reply(1, 2, 3, n=1))
+    assert two.add(reply(1, 2, 3, n=1))
+    total.merge(one)
+    total.merge(two)
+    assert one.mean()["w"].tolist() == two.mean()["w"].tolist() == [1, 2, 3]
 
 
 @given(terms=replies)

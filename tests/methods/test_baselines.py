@@ -38,6 +38,12 @@ def test_momentum_is_not_lost_between_rounds(method: str, play: Play) -> None:
     assert two.records[-1]["eval/loss"] == pytest.approx(one.records[-1]["eval/loss"], rel=1e-5)
 
 
+@pytest.mark.parametrize("method", ["centralized", "local_only", "fedavg"])
+def test_a_learning_rate_that_decayed_to_nothing_moves_nothing(method: str, play: Play) -> None:
+    first, second, _ = play(f"method={method}", "method.lr_decay=1e-9").records
+    assert second["eval/loss"] == pytest.approx(first["eval/loss"], rel=1e-6)
+
+
 # --- centralized
 
 

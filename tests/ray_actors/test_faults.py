@@ -1,6 +1,9 @@
 """Whatever dies meanwhile, the outcome equals the undisturbed run to the last bit."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -49,6 +52,45 @@ def test_a_killed_server_continues_from_the_last_checkpoint(
         folders[name] = results / cfg.run_id
     assert rounds(folders["ray"]) == rounds(folders["local"])
     ledgers = [pd.read_parquet(folder / "ledger") for folder in folders.values()]
+    pd.testing.assert_frame_equal(*ledgers, check_exact=True, check_categorical=False)
+
+
+DRIVER = """
+import os, signal, sys
+from harness import config
+from harness.run.driver import execute
+from harness.run.method import method_config
+from ray_actors.launch import RayRuntime
+
+class Killer:
+    def start(self, cfg, *, run_id, first_round): pass
+    def write(self, record, timings):
+        if record["round"] == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+    def finish(self, summary): pass
+
+execute(config.load(sys.argv[1:], method_config=method_config), runtime=RayRuntime(), sinks=[Killer()])
+"""
+
+
+@pytest.mark.parametrize("method", ["fedavg", "local_only"])
+def test_a_killed_driver_is_resumed_to_the_same_bits(
+    method: str, ray_runtime: RayRuntime, tmp_path: Path
+) -> None:
+    words = [*TINY, f"method={method}", "method.momentum=0.9"]
+    killed = [*words, f"run.results_dir={tmp_path / 'ray'}", "runtime.min_actors=1"]
+    done = subprocess.run([sys.executable, "-c", DRIVER, *killed], check=False)
+    assert done.returncode == -signal.SIGKILL
+    folders = []
+    for extra, runtime in (
+        ([*killed, "run.resume=true"], ray_runtime),
+        ([*words, f"run.results_dir={tmp_path / 'local'}"], LocalRuntime()),
+    ):
+        cfg = config.load(extra, method_config=method_config)
+        execute(cfg, runtime=runtime)
+        folders.append(Path(cfg.run.results_dir) / cfg.run_id)
+    assert rounds(folders[0]) == rounds(folders[1])
+    ledgers = [pd.read_parquet(folder / "ledger") for folder in folders]
     pd.testing.assert_frame_equal(*ledgers, check_exact=True, check_categorical=False)
 
 
