@@ -158,10 +158,13 @@ def test_any_order_and_grouping_gives_the_same_bits(
 
 @pytest.mark.parametrize("seed", range(10))
 def test_sums_that_fill_the_grid_are_exact_too(seed: int) -> None:
-    """Random bits, values at the limit, and no more examples allowed than there are."""
+    """One heavy client near the limit, many light ones of all magnitudes, and not an example to spare."""
     rng = np.random.default_rng(seed)
-    sizes = rng.integers(1, 10**6, 40)
-    rows = (HEADROOM * rng.uniform(0.5, 1, (40, 50)) * rng.choice([-1, 1], 50)).astype(np.float32)
+    sizes = rng.integers(1, 2**16, 40)
+    sizes[0] = 2**25 - sizes[1:].sum()
+    rows = HEADROOM * 2.0 ** -rng.uniform(0, 40, (40, 50)) * rng.choice([-1, 1], (40, 50))
+    rows[0] = 0.999 * HEADROOM
+    rows = rows.astype(np.float32)
     payloads = [
         Weights(params={"w": torch.from_numpy(row)}, num_examples=int(n))
         for n, row in zip(sizes, rows, strict=True)
