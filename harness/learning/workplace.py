@@ -1,5 +1,6 @@
 """What one process, an actor's or the server's, works with: device, meter, and one copy of each network."""
 
+import os
 from collections.abc import Callable
 from typing import Literal, cast
 
@@ -22,6 +23,9 @@ class Workplace:
         """`splits` is None where no data are needed (`describe`)."""
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
+        if cfg.runtime.accelerator != "cpu":
+            # Without it cuBLAS is not deterministic, and torch refuses matrix products.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # Filling fresh memory would hide reads of it, at 3 % of a training step; nothing here reads it.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.task = task

@@ -6,13 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from local_run import make_job
 
 from harness import config
-from harness.config import Config
-from harness.data.tasks import load_task
-from harness.exchange.worker import Job
-from harness.run.driver import partition_for
-from harness.run.method import load_method, method_config
+from harness.run.method import method_config
 from harness.run.records import Commit
 from harness.run.runtime import LocalRuntime, Runtime
 from ray_actors.launch import RayRuntime
@@ -46,24 +43,10 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
 
     def run(words: list[str], *, runtime: Runtime | None = None) -> list[Commit]:
         cfg = config.load([*TINY, *words], method_config=method_config)
-        engine = (runtime or LocalRuntime()).start(job_of(cfg, tmp_path / "states"), restored=None)
+        engine = (runtime or LocalRuntime()).start(make_job(cfg, tmp_path / "states"), restored=None)
         return [engine.run_round(round) for round in range(cfg.run.num_rounds)]
 
     return run
-
-
-def job_of(cfg: Config, state_dir: Path) -> Job:
-    """What an engine needs, made as the driver makes it."""
-    task = load_task(cfg.task)
-    splits = task.load()
-    return Job(
-        cfg=cfg,
-        task=task,
-        splits=splits,
-        partition=partition_for(cfg, task=task, splits=splits),
-        client_class=load_method(cfg.method.name).Client,
-        state_dir=state_dir,
-    )
 
 
 def assert_same(left: list[Commit], right: list[Commit]) -> None:
