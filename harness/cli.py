@@ -3,7 +3,8 @@
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,16 +31,13 @@ ResultsDir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that hol
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit code 2; an interrupt says how to go on."""
+    """Entry point: a user's mistake is one line and exit code 2."""
     sys.path.insert(0, str(Path.cwd()))
     try:
         app()
     except ConfigError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; the same command with run.resume=true goes on from here")
-        sys.exit(130)
 
 
 @app.command()
@@ -48,11 +46,8 @@ def run(words: Words = None, file: ConfigFile = None, as_json: Json = False) -> 
     from harness.run.driver import execute
 
     cfg = load_config(words, file)
-    runtime = make_runtime(cfg)
-    try:
+    with runtime_of(cfg, hint="the same command with run.resume=true goes on from here") as runtime:
         summary = execute(cfg, runtime=runtime, sinks=make_sinks(cfg, quiet=as_json))
-    finally:
-        runtime.close()
     if as_json:
         print(json.dumps(summary))
     else:
@@ -74,15 +69,9 @@ def sweep(
         rows = [(cell.cfg.run_id, cell.label) for cell in cells]
         print_rows(f"{file}: {len(cells)} cells", ["run_id", "settings"], rows)
         return
-    runtime = make_runtime(cells[0].cfg)
-    try:
+    with runtime_of(cells[0].cfg, hint="the same command goes on from here") as runtime:
         sinks = functools.partial(make_sinks, quiet=False)
         failures = run_cells(cells, runtime=runtime, make_sinks=sinks, say=say)
-    except KeyboardInterrupt:
-        say("interrupted; the same command goes on from here")
-        raise typer.Exit(130) from None
-    finally:
-        runtime.close()
     if failures:
         raise typer.Exit(1)
 
@@ -199,6 +188,19 @@ def load_config(words: list[str] | None, file: Path | None) -> Config:
     return config.load(words or [], method_config=method_config, file=file)
 
 
+@contextmanager
+def runtime_of(cfg: Config, *, hint: str) -> Iterator[Any]:
+    """A runtime that is closed again; an interrupt ends with `hint` and exit code 130."""
+    runtime = make_runtime(cfg)
+    try:
+        yield runtime
+    except KeyboardInterrupt:
+        Console(stderr=True, soft_wrap=True).print(f"interrupted; {hint}")
+        raise typer.Exit(130) from None
+    finally:
+        runtime.close()
+
+
 def make_runtime(cfg: Config) -> Any:
     """Where the engine lives, by runtime.transport."""
     if cfg.runtime.transport == "local":
@@ -221,11 +223,14 @@ def make_sinks(cfg: Config, *, quiet: bool) -> list[Any]:
 def catalogue() -> dict[str, Callable[[], dict[str, str]]]:
     """Kind -> its names with a line about each."""
     from harness.cost.devices import PROFILES
-    from harness.data.partition import PARTITIONS
+    from harness.data.partition import PARTITIONS, partition_names
     from harness.data.tasks import TASKS
     from harness.run.method import load_method, method_names
     from harness.scheduling.policies import POLICIES
     from lightning_modules.networks import NETWORKS
+
+    def view() -> None:
+        """Vertical: every client holds every example and sees it through a view of its own."""
 
     return {
         "methods": lambda: {
@@ -235,7 +240,7 @@ def catalogue() -> dict[str, Callable[[], dict[str, str]]]:
         "models": lambda: {name: first_line(build) for name, build in sorted(NETWORKS.items())},
         "policies": lambda: {name: first_line(policy) for name, policy in sorted(POLICIES.items())},
         "profiles": lambda: {name: profile.description for name, profile in sorted(PROFILES.items())},
-        "partitions": lambda: {name: first_line(rule) for name, rule in sorted(PARTITIONS.items())},
+        "partitions": lambda: {name: first_line(PARTITIONS.get(name, view)) for name in partition_names()},
     }
 
 
