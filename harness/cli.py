@@ -87,7 +87,7 @@ def report(
     from harness.report.tables import comparison, to_rich
 
     page = reporting.write(directory, out=out or directory / "report", target=target)
-    for table in to_rich(comparison(reporting.load(directory), target=target)):
+    for table in to_rich(comparison(reporting.load(directory, ledger=False), target=target)):
         console().print(table)
     console().print(f"report: {page}", highlight=False, soft_wrap=True)
 

@@ -32,7 +32,7 @@ def execute(cfg: Config, *, runtime: Runtime, sinks: Sequence[Sink] = ()) -> Sum
     Raises ConfigError or DataError before anything is written.
     """
     task = preflight(cfg)
-    if (summary := finished_summary(cfg)) is not None and not cfg.run.force:
+    if (summary := finished_summary(cfg)) is not None:
         return summary
     started = time.perf_counter()
     splits = task.load()
@@ -50,7 +50,13 @@ def execute(cfg: Config, *, runtime: Runtime, sinks: Sequence[Sink] = ()) -> Sum
             for sink in sinks:
                 sink.start(cfg, run_id=cfg.run_id, first_round=store.next_round)
             play(job, runtime=runtime, store=store, sinks=sinks)
-            summary = summarize(cfg, records=store.records(), timings=store.timings(), started=started)
+            summary = summarize(
+                cfg,
+                metric=task.metric,
+                records=store.records(),
+                timings=store.timings(),
+                started=started,
+            )
             store.finish(summary)
         finally:
             for sink in sinks:
@@ -138,12 +144,12 @@ def restart(job: Job, *, runtime: Runtime, store: RunStore) -> tuple[Running, in
 def summarize(
     cfg: Config,
     *,
+    metric: str,
     records: Sequence[Mapping[str, Any]],
     timings: Sequence[Mapping[str, Any]],
     started: float,
 ) -> dict[str, Any]:
     """What `--json` prints: last metrics, totals, the test result at the round of best val, wall times."""
-    metric = load_task(cfg.task).metric
     last = records[-1]
     measured = [r for r in records if f"val/{metric}" in r]
     best = max(measured, key=lambda r: r[f"val/{metric}"], default=None)
