@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from harness import config
-from harness.config import Config
+from harness import loading
+from harness.config import Config, nearest
 from harness.types import ConfigError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=__doc__)
@@ -115,7 +115,7 @@ def list_names(
     """Names that a configuration may use."""
     kinds = catalogue()
     if kind not in kinds:
-        raise ConfigError(f"list: unknown kind {kind!r}{config.nearest(kind, list(kinds))}")
+        raise ConfigError(f"list: unknown kind {kind!r}{nearest(kind, list(kinds))}")
     names = kinds[kind]()
     if as_json:
         print(json.dumps(list(names)))
@@ -185,7 +185,7 @@ def load_config(words: list[str] | None, file: Path | None) -> Config:
     """The checked configuration of a command."""
     from harness.run.method import method_config
 
-    return config.load(words or [], method_config=method_config, file=file)
+    return loading.load(words or [], method_config=method_config, file=file)
 
 
 @contextmanager

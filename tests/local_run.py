@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness import config
+from harness import loading
 from harness.config import Config, MethodConfig, TaskConfig
 from harness.data.task import Examples, Shard, Splits, Task
 from harness.data.tasks import load_task
@@ -70,7 +70,7 @@ LABELS = ("phase", "endpoint", "submodel", "status")
 
 
 def make_config(words: Sequence[str] = (), *, base: Sequence[str] = TINY) -> Config:
-    return config.load([*base, *words], method_config=method_config)
+    return loading.load([*base, *words], method_config=method_config)
 
 
 def make_job(cfg: Config, state_dir: Path) -> Job:

@@ -11,6 +11,7 @@ FLOORS = {
     "lightning_modules": 0,
     "harness.types": 1,
     "harness.config": 1,
+    "harness.loading": 1,
     "harness.cost": 1,
     "harness.data": 1,
     "harness.learning": 1,
@@ -26,6 +27,7 @@ FLOORS = {
 NARROWER = {
     "harness.types": set(),
     "harness.config": {"harness.types"},
+    "harness.loading": {"harness.types", "harness.config"},
     "harness.run": set(FLOORS) - {"harness.report", "harness.methods", "ray_actors", "harness.cli"},
     "ray_actors": set(FLOORS) - {"harness.methods", "harness.report", "harness.cli"},
 }

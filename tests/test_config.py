@@ -16,7 +16,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import config
+from harness import config, loading
 from harness.config import CHOICES, Config, MethodConfig, as_dict, nearest
 from harness.run.method import load_method, method_config, method_names
 from harness.types import ConfigError
@@ -36,7 +36,7 @@ class OddConfig(MethodConfig):
 
 
 def load(*words: str, **keys: Any) -> Config:
-    return config.load(words, method_config=lambda name: OddConfig, **keys)
+    return loading.load(words, method_config=lambda name: OddConfig, **keys)
 
 
 def mistake(*words: str, **keys: Any) -> str:
@@ -156,7 +156,7 @@ def test_every_key_of_every_method_is_reached(name: str) -> None:
         default = leaf.default if leaf.default is not dataclasses.MISSING else leaf.default_factory()  # type: ignore[misc]
         kind = leaf.type if isinstance(leaf.type, str) else inspect.formatannotation(leaf.type)
         word = OTHER[kind.replace(" | None", "").replace("typing.", "")](default)
-        cfg = config.load([f"method={name}", f"method.{leaf.name}={word}"], method_config=method_config)
+        cfg = loading.load([f"method={name}", f"method.{leaf.name}={word}"], method_config=method_config)
         assert type(cfg.method) is cls
         assert getattr(cfg.method, leaf.name) == yaml.safe_load(word) != default
 
@@ -217,10 +217,10 @@ def test_the_method_section_is_the_methods_own() -> None:
         asked.append(name)
         return OddConfig
 
-    cfg = config.load(["method=odd", "method.rate=1e-3"], method_config=method_config)
+    cfg = loading.load(["method=odd", "method.rate=1e-3"], method_config=method_config)
     assert asked == ["odd"]
     assert cfg.method == OddConfig(name="odd", rate=1e-3)
-    config.load([], method_config=method_config)
+    loading.load([], method_config=method_config)
     assert asked == ["odd", "fedavg"]
 
 
@@ -366,8 +366,11 @@ def test_one_configuration_has_one_run_id_however_it_is_written(tmp_path: Path) 
 
 def test_the_hash_is_the_same_in_every_process() -> None:
     words = ["fleet.profiles={phone: 1, laptop: 2}", "task.options={b: 1, a: [x]}"]
-    code = "from harness import config as c; print(c.load(%r, method_config=lambda n: c.MethodConfig).digest)"
-    here = config.load(words, method_config=lambda name: MethodConfig).digest
+    code = (
+        "from harness import config, loading;"
+        "print(loading.load(%r, method_config=lambda n: config.MethodConfig).digest)"
+    )
+    here = loading.load(words, method_config=lambda name: MethodConfig).digest
     for hash_seed in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", code % words],

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import yaml
 
-from harness import config
+from harness import loading
 from harness.config import as_dict, nearest, require
 from harness.data.tasks import load_task
 from harness.report import frames
@@ -196,7 +196,7 @@ class Facts:
 
 def described(words: Sequence[str]) -> dict[str, Any]:
     """Models, exchanges, data and config of a configuration, without a data set."""
-    cfg = config.load(words, method_config=method_config)
+    cfg = loading.load(words, method_config=method_config)
     task = load_task(cfg.task)
     data = {
         "num_train": task.num_train,
@@ -210,7 +210,7 @@ def played(words: Sequence[str]) -> dict[str, Any]:
     """Rounds and ledger of a configuration, run in this process and forgotten."""
     with tempfile.TemporaryDirectory(prefix="harness-claim-") as folder:
         own = [f"run.results_dir={folder}", "runtime.transport=local", "log.wandb=disabled"]
-        cfg = config.load([*words, *own], method_config=method_config)
+        cfg = loading.load([*words, *own], method_config=method_config)
         execute(cfg, runtime=LocalRuntime())
         found = frames.load(Path(folder))
         tables = {"rounds": found.rounds.to_dict("records"), "ledger": found.ledger.to_dict("records")}

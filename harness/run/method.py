@@ -109,5 +109,5 @@ def load_method(name: str) -> type[Method[Any, Any]]:
 
 
 def method_config(name: str) -> type[MethodConfig]:
-    """The Config class of a method: what `config.load` checks the method section against."""
+    """The Config class of a method: what `loading.load` checks the method section against."""
     return load_method(name).Config

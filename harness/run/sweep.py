@@ -23,8 +23,9 @@ from typing import Any, Final
 
 import yaml
 
-from harness import config
-from harness.config import SHORTHANDS, Config, nearest, require
+from harness import loading
+from harness.config import Config, nearest, require
+from harness.loading import SHORTHANDS
 from harness.run.driver import execute, preflight
 from harness.run.method import method_config
 from harness.run.runtime import Runtime
@@ -83,7 +84,7 @@ def expand(file: Path, *, scale: str | None = None, words: Sequence[str] = ()) -
         label = " ".join(_setting(key, settings[key]) for key in told) or name
         tree = _tree(sections, overrides, settings)
         try:
-            cfg = config.load(fixed, method_config=method_config, tree=tree)
+            cfg = loading.load(fixed, method_config=method_config, tree=tree)
         except ConfigError as error:
             raise ConfigError(f"{file}, cell {label}: {error}") from None
         cells.append(Cell(_marked(cfg, sweep=name, scale=scale), label, settings))
