@@ -80,6 +80,8 @@ class SchedulerConfig:
     """A policy from `harness list policies`."""
     cohort_size: int | None = None
     """Clients per round; default all."""
+    mix: dict[str, float] = field(default_factory=dict)
+    """Submodel -> clients, as counts or shares, for policies that are told what to hand out."""
     deadline_s: float | None = None
     """Simulated seconds after which a reply is paid for and dropped."""
     failure_probability: float = 0.0

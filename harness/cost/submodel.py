@@ -20,6 +20,8 @@ class SubmodelProfile:
     """Parameters and floating-point buffers as they travel."""
     activation_bytes: int
     """Kept for the backward pass, per sample."""
+    train_bytes: int = 0
+    """Memory that one local training step needs as configured."""
 
     def memory_bytes(self, *, batch_size: int, optimizer_slots: int = 0) -> int:
         """Needed to train: weights, gradients, optimizer slots per parameter, activations of one batch."""

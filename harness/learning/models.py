@@ -43,6 +43,13 @@ class TrainingConfig(MethodConfig):
     local_steps: int | None = None
     """Steps per round instead of whole epochs; stops early within local_epochs' order, repeats beyond it."""
 
+    @property
+    def num_slots(self) -> int:
+        """Numbers that the optimizer keeps per parameter."""
+        if self.optimizer == "adam":
+            return 3 if self.amsgrad else 2
+        return 1 if self.momentum else 0
+
     def check(self) -> None:
         """Raise ConfigError for values no training can use."""
         require(self.optimizer in OPTIMIZERS, f"method.optimizer: unknown value {self.optimizer!r}"

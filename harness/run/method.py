@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
 import lightning as L
@@ -15,7 +15,7 @@ from harness.exchange.client import Client
 from harness.exchange.cohort import Cohort
 from harness.exchange.payloads import FULL as FULL
 from harness.exchange.payloads import Payload
-from harness.learning.models import import_object
+from harness.learning.models import TrainingConfig, import_object
 from harness.learning.profile import profile
 from harness.learning.workplace import Workplace
 from harness.types import ConfigError, SubmodelId
@@ -57,7 +57,15 @@ class Method(ABC, Generic[C, CfgT]):
     def submodels(self) -> Mapping[SubmodelId, SubmodelProfile]:
         """What the scheduler may assign; by default the first network."""
         name, build = next(iter(self.models().items()))
-        return {SubmodelId(name): profile(build, name=name, task=self.place.task)}
+        return {SubmodelId(name): self.profile(name, build)}
+
+    def profile(self, name: str, build: Callable[[], L.LightningModule]) -> SubmodelProfile:
+        """What one network costs, its memory with this method's batches and optimizer."""
+        found = profile(build, name=name, task=self.place.task)
+        if not isinstance(self.cfg, TrainingConfig):
+            return found
+        held = found.memory_bytes(batch_size=self.cfg.batch_size or 1, optimizer_slots=self.cfg.num_slots)
+        return replace(found, train_bytes=held)
 
     @abstractmethod
     def exchanges(self, num_examples: int) -> Sequence[Exchange]:
