@@ -101,8 +101,9 @@ def describe(words: Words = None, file: ConfigFile = None, as_json: Json = False
     if as_json:
         print(json.dumps(found))
         return
-    for kind in ("models", "exchanges"):
-        rows = found[kind]
+    for kind, rows in found.items():
+        if not isinstance(rows, list):
+            continue
         title = f"{found['method']} on {found['task']}: {kind}"
         print_rows(title, list(rows[0]) if rows else ["none"], [tuple(row.values()) for row in rows])
 

@@ -61,6 +61,40 @@ class PartitionConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkConfig:
+    """How fast clients send and receive: by their device profile, or by distance to the mast."""
+
+    model: str = "profile"
+    """profile: its fixed rates; shannon: capacity of an own band; lte: resource blocks under fading."""
+    min_distance_m: float = 10.0
+    """Nearest client; clients lie uniformly in the ring between the two distances."""
+    max_distance_m: float = 500.0
+    """Farthest client."""
+    noise_dbm_hz: float = -174.0
+    """Density of the noise."""
+    bandwidth_hz: float = 1e6
+    """shannon: band of each client, both ways."""
+    num_blocks: int = 100
+    """lte: resource blocks, shared equally by all clients, both ways."""
+    block_hz: float = 180e3
+    """lte: width of a resource block."""
+    tx_dbm: float = 10.0
+    """lte: transmit power of a client."""
+    server_dbm: float = 30.0
+    """lte: transmit power of the mast."""
+    tx_interference_w: float = 1e-7
+    """lte: interference per block, uplink."""
+    rx_interference_w: float = 1.8e-7
+    """lte: interference per block, downlink."""
+    path_exponent: float = 2.0
+    """lte: the channel's gain is distance^-path_exponent."""
+    fading: str = "outside"
+    """lte: mean over Rayleigh fading outside the logarithm (the mean rate) or inside (its upper bound)."""
+    power_per_block: bool = True
+    """lte: each block gets the whole transmit power, as printed in FPL; else they share it."""
+
+
+@dataclass(frozen=True, slots=True)
 class FleetConfig:
     """Which devices the clients run on."""
 
@@ -70,6 +104,14 @@ class FleetConfig:
     """Device profile of the server."""
     speed_sigma: float = 0.0
     """Log-normal spread of each client's clock frequency and rates around its profile."""
+    clock_hz: list[float] = field(default_factory=list)
+    """[lowest, highest]: clocks drawn uniformly from there instead of the profile's."""
+    table: str | None = None
+    """CSV or Parquet of devices, a row each, over `profiles`; columns in scheduling/device_table.py."""
+    period_s: float | None = None
+    """Availability windows of the table repeat after so many simulated seconds; default they do not."""
+    link: LinkConfig = field(default_factory=LinkConfig)
+    """Rates by distance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +128,22 @@ class SchedulerConfig:
     """Simulated seconds after which a reply is paid for and dropped."""
     failure_probability: float = 0.0
     """Chance that a client's reply of a round is lost after it was computed and sent."""
+    power_budget_w: float | None = None
+    """Energy of all clients over a round's duration at most; default full speed (MFL's policies)."""
+    max_round_s: float | None = None
+    """A round may last so long at most (MFL's policies, with a power budget)."""
+    agi: str = "power"
+    """What a submodel adds, by layers' k^2 n: a power of their product, or the information in them."""
+    agi_scale: float = 1.0
+    """power: a."""
+    agi_exponent: float = 0.5
+    """power: beta."""
+    agi_offset: float = 0.0
+    """information: b_0."""
+    agi_slopes: list[float] = field(default_factory=list)
+    """information: b_l of each layer; default all 1."""
+    max_mixes: int = 4000
+    """Mixes of submodels that energy_budget compares at most; more are searched on a grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +295,8 @@ AT_LEAST: dict[str, int] = {
     "partition.num_clients": 1,
     "partition.min_examples": 1,
     "scheduler.cohort_size": 1,
+    "scheduler.max_mixes": 1,
+    "fleet.link.num_blocks": 1,
     "run.seed": 0,
     "run.num_rounds": 1,
     "run.eval_every": 1,
@@ -251,7 +311,16 @@ AT_LEAST: dict[str, int] = {
 }
 """Smallest value of a number that is given."""
 
+POSITIVE = (
+    *("scheduler.deadline_s", "scheduler.power_budget_w", "scheduler.max_round_s", "scheduler.agi_scale"),
+    *("fleet.period_s", "fleet.link.min_distance_m", "fleet.link.bandwidth_hz", "fleet.link.block_hz"),
+)
+"""Numbers that, where given, are above 0."""
+
 CHOICES: dict[str, tuple[str, ...]] = {
+    "scheduler.agi": ("power", "information"),
+    "fleet.link.model": ("profile", "shannon", "lte"),
+    "fleet.link.fading": ("outside", "inside"),
     "run.precision": ("32-true", "bf16-mixed"),
     "runtime.transport": ("ray", "local"),
     "runtime.accelerator": ("cpu", "gpu", "auto"),
@@ -275,8 +344,13 @@ def check(cfg: Config) -> None:
     p, v = cfg.scheduler.failure_probability, cfg.task.val_fraction
     require(0 <= p <= 1, f"scheduler.failure_probability must be in [0, 1], got {p}")
     require(0 < v < 1, f"task.val_fraction must be in (0, 1), got {v}")
-    deadline = cfg.scheduler.deadline_s
-    require(deadline is None or deadline > 0, f"scheduler.deadline_s must be > 0, got {deadline}")
+    for path in POSITIVE:
+        value = attrgetter(path)(cfg)
+        require(value is None or value > 0, f"{path} must be > 0, got {value}")
+    near, far = cfg.fleet.link.min_distance_m, cfg.fleet.link.max_distance_m
+    require(near <= far, f"fleet.link.min_distance_m must be <= max_distance_m, got {near} > {far}")
+    counts = cfg.scheduler.mix
+    require(min(counts.values(), default=0) >= 0, f"scheduler.mix must hold numbers >= 0, got {dict(counts)}")
     shares = cfg.fleet.profiles
     require(
         not shares or (min(shares.values()) >= 0 and sum(shares.values()) > 0),

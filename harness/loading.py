@@ -5,6 +5,7 @@ against the method's own `Config` class, which the caller hands in, so this modu
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -47,11 +48,17 @@ def load(
     given.pop("method", None)
     name = str(method.get("name", "fedavg"))
     method_cls = method_config(name)
-    root = _merge(OmegaConf.structured(Config), given)
-    section = _merge(OmegaConf.structured(method_cls), OmegaConf.create({**method, "name": name}), "method.")
+    root = _merge(_schema(Config), given)
+    section = _merge(_schema(method_cls), OmegaConf.create({**method, "name": name}), "method.")
     cfg: Config = dataclasses.replace(_to_object(root), method=_to_object(section, "method."))
     check(cfg)
     return cfg
+
+
+@functools.cache
+def _schema(cls: type) -> DictConfig:
+    """Names, types and defaults of a dataclass. Merging copies it; making it costs most of a load."""
+    return cast(DictConfig, OmegaConf.structured(cls))
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

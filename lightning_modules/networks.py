@@ -6,10 +6,15 @@ Every network maps inputs [B, *input_shape] to logits [B, num_classes] and can b
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
 from torch import nn
+
+from lightning_modules.alexnet import alexnet, alexnet_imagenet
+from lightning_modules.resnet import GlobalAverage, resnet
+from lightning_modules.vgg import vgg11
 
 Builder = Callable[[tuple[int, ...], int], nn.Module]
 
@@ -117,6 +122,23 @@ def lenet(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     )
 
 
+def mfl_cnn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """The CNN of MFL (Yu, Li, IEEE Network 2021): 16C3-32C3-MP2-32C3-MP2-10C3-GAP, 16,938 parameters.
+
+    3x3 convolutions of the input's size, no fully connected layer: the last one has a channel per class.
+    """
+    channels, _, _ = _image("mfl_cnn", input_shape, smallest=4)
+    return nn.Sequential(
+        *_conv(channels, 16, 3, padding=1),
+        *_conv(16, 32, 3, padding=1),
+        nn.MaxPool2d(2),
+        *_conv(32, 32, 3, padding=1),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, num_classes, 3, padding=1),
+        GlobalAverage(),
+    )
+
+
 NETWORKS: Final[Mapping[str, Builder]] = MappingProxyType(
     {
         "logistic": logistic,
@@ -125,6 +147,11 @@ NETWORKS: Final[Mapping[str, Builder]] = MappingProxyType(
         "fedavg_cnn": fedavg_cnn,
         "bench_cnn": bench_cnn,
         "lenet": lenet,
+        "mfl_cnn": mfl_cnn,
+        "alexnet": alexnet,
+        "alexnet_imagenet": alexnet_imagenet,
+        "vgg11": vgg11,
+        **{f"resnet{depth}": partial(resnet, depth) for depth in (4, 6, 8, 20, 56, 110)},
     }
 )
 

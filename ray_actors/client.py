@@ -40,7 +40,7 @@ class ClientActor:
     def add(self, requests: Sequence[Request], names: Sequence[SubmodelId], *down: Payload) -> list[Receipt]:
         """Exchanges, one after another, whose replies go into the partial sum; `down` by submodel name."""
         of = dict(zip(names, down, strict=True))
-        return [self._worker.add(request, of[request.submodel]) for request in requests]
+        return [self._worker.add(request, of[request.wants]) for request in requests]
 
     def close_sum(self) -> Accumulator:
         """The partial sum."""

@@ -125,7 +125,10 @@ class RayRuntime:
         # The data enter the object store once; every actor of a node reads the same copy.
         job_ref = ray.put(job)
         ray.get(
-            [crew.scheduler.setup.remote(job.cfg), *(actor.setup.remote(job_ref) for actor in crew.clients)]
+            [
+                crew.scheduler.setup.remote(job.cfg, job.partition.sizes),
+                *(actor.setup.remote(job_ref) for actor in crew.clients),
+            ]
         )
         words = (job_ref, [job_ref], crew.clients, crew.scheduler, crew.layout, restored)
         try:

@@ -23,9 +23,9 @@ from ray_actors.client import hire_one
 class SchedulerActor:
     """Hosts the policy and the device states."""
 
-    def setup(self, cfg: Config) -> None:
-        """Take up a run."""
-        self.scheduler = Scheduler(cfg)
+    def setup(self, cfg: Config, sizes: NDArray[np.int64]) -> None:
+        """Take up a run whose clients hold so many examples."""
+        self.scheduler = Scheduler(cfg, sizes)
 
     def process_id(self) -> int:
         """Of this actor."""
@@ -35,9 +35,9 @@ class SchedulerActor:
         """See Scheduler.plan."""
         return self.scheduler.plan(round, submodels)
 
-    def observe(self, clients: NDArray[np.int64], joules: NDArray[np.float64]) -> None:
+    def observe(self, clients: NDArray[np.int64], joules: NDArray[np.float64], *, seconds: float) -> None:
         """See Scheduler.observe."""
-        self.scheduler.observe(clients, joules)
+        self.scheduler.observe(clients, joules, seconds=seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """See Scheduler.state_dict."""
@@ -51,18 +51,19 @@ class SchedulerActor:
 class RemoteScheduler:
     """The engine's handle: a dead scheduler is started anew and takes up the round's first state."""
 
-    def __init__(self, actor: ActorHandle[Any], cfg: Config) -> None:
+    def __init__(self, actor: ActorHandle[Any], cfg: Config, sizes: NDArray[np.int64]) -> None:
         self.actor = actor
         self.cfg = cfg
+        self.sizes = sizes
 
     def plan(self, round: int, submodels: Mapping[SubmodelId, SubmodelProfile]) -> RoundPlan:
         """Raises WorkerLost where the actor died."""
         plan: RoundPlan = self._ask("plan", round, submodels)
         return plan
 
-    def observe(self, clients: NDArray[np.int64], joules: NDArray[np.float64]) -> None:
+    def observe(self, clients: NDArray[np.int64], joules: NDArray[np.float64], *, seconds: float) -> None:
         """Raises WorkerLost where the actor died."""
-        self._ask("observe", clients, joules)
+        self._ask("observe", clients, joules, seconds=seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """Raises WorkerLost where the actor died."""
@@ -75,11 +76,11 @@ class RemoteScheduler:
             ray.get(self.actor.load_state_dict.remote(state))
         except RayActorError:
             self.actor = hire_one(SchedulerActor)
-            ray.get(self.actor.setup.remote(self.cfg))
+            ray.get(self.actor.setup.remote(self.cfg, self.sizes))
             ray.get(self.actor.load_state_dict.remote(state))
 
-    def _ask(self, name: str, *words: Any) -> Any:
+    def _ask(self, name: str, *words: Any, **named: Any) -> Any:
         try:
-            return ray.get(getattr(self.actor, name).remote(*words))
+            return ray.get(getattr(self.actor, name).remote(*words, **named))
         except RayActorError as error:
             raise WorkerLost(f"the scheduler died ({type(error).__name__})") from None

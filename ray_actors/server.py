@@ -50,9 +50,8 @@ class ServerActor:
             max_actors=layout.max_actors,
             sticky=job.client_class.stateful,
         )
-        self.engine = Engine(
-            job, transport=transport, scheduler=RemoteScheduler(scheduler, job.cfg), restored=restored
-        )
+        planner = RemoteScheduler(scheduler, job.cfg, job.partition.sizes)
+        self.engine = Engine(job, transport=transport, scheduler=planner, restored=restored)
 
     def run_round(self, round: int) -> Commit:
         """See Engine.run_round."""

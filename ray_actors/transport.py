@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from harness.exchange.client import Receipt, Reply, Request
 from harness.exchange.payloads import Payload
-from harness.exchange.transport import WorkerLost
+from harness.exchange.transport import Ticket, WorkerLost
 from harness.learning.aggregation import Accumulator
 from harness.types import SubmodelId
 
@@ -46,6 +46,10 @@ class RayTransport:
         self.max_actors = max_actors
         self.sticky = sticky
 
+    @property
+    def num_workers(self) -> int:
+        return len(self.actors)
+
     def begin_round(self, num_clients: int) -> None:
         """Grow towards max_actors where the cluster has room for it."""
         wanted = min(self.max_actors, num_clients) - len(self.actors)
@@ -67,6 +71,14 @@ class RayTransport:
         replies: list[Reply] = self._spread(requests, submit, most=1)
         return [reply.copied() for reply in replies]
 
+    def submit(self, request: Request, down: Payload) -> Ticket:
+        # One client always to the same actor of these: its state may not lie in the store yet.
+        actor = self.actors[request.client % len(self.actors)]
+        return actor.invoke.remote(request, down)
+
+    def collect(self, tickets: Sequence[Ticket]) -> list[Reply]:
+        return [reply.copied() for (reply,) in guarded(tickets)]
+
     def reduce(
         self, requests: Sequence[Request], down: Mapping[SubmodelId, Payload], into: Accumulator
     ) -> list[Receipt]:
@@ -75,7 +87,7 @@ class RayTransport:
         opened = [actor.open_sum.remote(empty) for actor in self.actors]
 
         def submit(actor: ActorHandle[Any], chunk: Sequence[Request]) -> ObjectRef[Any]:
-            names = list(dict.fromkeys(request.submodel for request in chunk))
+            names = list(dict.fromkeys(request.wants for request in chunk))
             return actor.add.remote(chunk, names, *(refs[name] for name in names))
 
         receipts: list[Receipt] = self._spread(requests, submit, most=len(requests))

@@ -91,7 +91,8 @@ def local_transport(job: Job) -> LocalTransport:
 
 
 def start(job: Job, *, transport: MakeTransport = local_transport, restored: bytes | None = None) -> Engine:
-    return Engine(job, transport=transport(job), scheduler=Scheduler(job.cfg), restored=restored)
+    scheduler = Scheduler(job.cfg, job.partition.sizes)
+    return Engine(job, transport=transport(job), scheduler=scheduler, restored=restored)
 
 
 def play_job(

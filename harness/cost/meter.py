@@ -53,6 +53,10 @@ class Meter:
         shapes = tuple((tuple(x.shape), x.dtype, x.requires_grad) for x in inputs)
         return structure, parameters, shapes, module.training, torch.is_grad_enabled(), kind
 
+    def book(self, flops: int) -> None:
+        """Add work that torch's counter does not see: a decomposition (harness/cost/formulas.py)."""
+        self._pending += flops
+
     def take(self) -> int:
         """FLOPs since the last call."""
         flops, self._pending = self._pending, 0

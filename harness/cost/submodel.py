@@ -22,6 +22,10 @@ class SubmodelProfile:
     """Kept for the backward pass, per sample."""
     train_bytes: int = 0
     """Memory that one local training step needs as configured."""
+    capacity: tuple[int, ...] = ()
+    """Of each layer: kernel positions times output channels, k^2 n."""
+    num_instances: int = 1
+    """Different blocks of the weights that such a submodel can be; a scheduler rotates through them."""
 
     def memory_bytes(self, *, batch_size: int, optimizer_slots: int = 0) -> int:
         """Needed to train: weights, gradients, optimizer slots per parameter, activations of one batch."""

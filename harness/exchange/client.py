@@ -38,8 +38,17 @@ class Request:
     """Simulated seconds this client already spent in this round."""
     deadline_s: float | None
     """Seconds from the round's start after which the reply is dropped."""
-    version: int | None
-    """Round at whose end this client's state was last committed; None if it has none."""
+    version: str | None
+    """Name of the state this client goes on from; None if it has none."""
+    commit: str | None = None
+    """Of an exchange without a barrier: name under which the state after it is kept, at once."""
+    instance: SubmodelId | None = None
+    """Which block of the weights its submodel is this time; None where it has but one."""
+
+    @property
+    def wants(self) -> SubmodelId:
+        """Name of the payload that a reduce sends it."""
+        return self.instance or self.submodel
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,8 @@ class Client(ABC, Generic[CfgT]):
     """
 
     stateful: ClassVar[bool] = False
+    steady: ClassVar[bool] = False
+    """An endpoint's work follows from its payload's shapes: the end of what is sent can be foreseen."""
 
     def __init__(self, client_id: ClientId, cfg: CfgT, shard: Shard, place: Workplace) -> None:
         self.client_id = client_id

@@ -1,22 +1,23 @@
 """A method's view of the clients of one round. Every exchange passes here, is priced, and is charged."""
 
-import heapq
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from harness.cost.devices import Cost, DeviceProfile, Work, price, price_idle
-from harness.cost.ledger import Entry, Ledger
+from harness.cost.devices import DeviceProfile, Work
+from harness.cost.ledger import Ledger
 from harness.data.partition import Partition
+from harness.exchange.booking import Booking
 from harness.exchange.client import Client, Receipt, Request
+from harness.exchange.flights import Flight, foresee, land
 from harness.exchange.payloads import Payload
-from harness.exchange.transport import Transport
+from harness.exchange.transport import Transport, stream
 from harness.learning.aggregation import Accumulator
 from harness.learning.workplace import Workplace
 from harness.scheduling.fleet import Fleet
 from harness.scheduling.plan import RoundPlan
-from harness.types import SERVER, ClientId, Phase, Status, SubmodelId
+from harness.types import ClientId, Phase, Status, SubmodelId
 
 C = TypeVar("C", bound=Client[Any])
 Down = TypeVar("Down", bound=Payload)
@@ -36,37 +37,33 @@ class Party:
     ledger: Ledger
     place: Workplace
     """The server's, whose meter holds the server's work."""
-    versions: dict[ClientId, int] = field(default_factory=dict)
-    """Round at whose end each stateful client's state was last committed."""
+    versions: dict[ClientId, str] = field(default_factory=dict)
+    """Name of each stateful client's last committed state."""
+    flights: dict[ClientId, Flight] = field(default_factory=dict)
+    """Exchanges under way, by client."""
+    known_work: dict[tuple[Any, ...], Work] = field(default_factory=dict)
+    """What steady exchanges took, by Flight.key; only saves waiting."""
 
 
 class Cohort(Generic[C]):
-    """The clients planned for a round, reached through typed endpoints, on a simulated clock.
+    """The clients planned for a round, reached through typed endpoints, on a simulated clock."""
 
-    Only the train phase moves the clock: setup and evaluation are charged under their own names.
-    """
-
-    def __init__(self, plan: RoundPlan, party: Party, *, now: float) -> None:
+    def __init__(self, plan: RoundPlan, party: Party, *, now: float, last: bool = False) -> None:
         self.plan = plan
-        self.in_flight: set[ClientId] = set()
-        """Clients whose reply was not received yet."""
-        self.receipts: list[Receipt] = []
+        self.last = last
+        """No round follows: what is in flight at its end is never charged, so receive it."""
+        self.replaced: list[tuple[ClientId, str]] = []
+        """States that no later exchange starts from."""
         self._party = party
         self._started = now
-        # Seconds since the round began, so that its cost does not depend on when it began.
-        self._elapsed = 0.0
-        self._phase = Phase.TRAIN
+        self._books = Booking(plan.round, ledger=party.ledger, meter=party.place.meter, server=party.server)
         self._sequence: dict[ClientId, int] = {}
-        self._free_at: dict[ClientId, float] = {}
-        self._busy_s: dict[ClientId, float] = {}
-        self._server_busy_s = 0.0
-        self._sent: list[tuple[Request, Payload]] = []
-        self._arriving: list[tuple[float, ClientId, Payload | None]] = []
+        self._unkept: set[ClientId] = set()
 
     @property
     def now(self) -> float:
         """Simulated seconds since the run began."""
-        return self._started + self._elapsed
+        return self._started + self._books.elapsed
 
     @property
     def clients(self) -> list[ClientId]:
@@ -74,9 +71,19 @@ class Cohort(Generic[C]):
         return list(self.plan)
 
     @property
+    def in_flight(self) -> set[ClientId]:
+        """Clients whose reply was not received yet, of this round or an earlier one."""
+        return set(self._party.flights)
+
+    @property
     def num_examples(self) -> int:
         """Training examples of the whole cohort: what bounds the weights of a sum over it."""
         return int(self._party.partition.sizes[self.plan.clients].sum())
+
+    @property
+    def receipts(self) -> list[Receipt]:
+        """Of the train phase so far."""
+        return self._books.receipts
 
     @property
     def touched(self) -> list[ClientId]:
@@ -87,176 +94,154 @@ class Cohort(Generic[C]):
         """What the scheduler assigned to a client."""
         return self.plan[client].submodel
 
-    @contextmanager
-    def phase(self, phase: Phase) -> Iterator[None]:
+    def phase(self, phase: Phase) -> AbstractContextManager[None]:
         """Book what happens inside under another phase."""
-        self.settle_server()
-        before, self._phase = self._phase, phase
-        yield
-        self.settle_server()
-        self._phase = before
+        return self._books.under(phase)
 
     def call(self, endpoint: Callable[[C, Down], Up], down: Mapping[ClientId, Down]) -> dict[ClientId, Up]:
         """Ask each named client, wait for all. Late, lost, refused replies are left out. O(cohort) memory."""
-        self.settle_server()
+        self._books.settle_server()
         requests = [self._request(client, endpoint) for client in sorted(down)]
         replies = self._party.transport.call(requests, [down[r.client] for r in requests])
-        self._barrier([reply.receipt for reply in replies])
+        self._settle([reply.receipt for reply in replies])
         accepted = (r for r in replies if r.receipt.status is Status.OK)
         return {r.receipt.request.client: r.payload for r in accepted}  # type: ignore[misc]
+
+    def each(
+        self,
+        endpoint: Callable[[C, Down], Up],
+        down: Mapping[ClientId, Down],
+        *,
+        take: Callable[[ClientId, Up], None],
+    ) -> None:
+        """Like `call`, but hands over each reply, in order of client, and forgets it. O(actors) memory."""
+        self._books.settle_server()
+        requests = [self._request(client, endpoint) for client in sorted(down)]
+        receipts = []
+        for reply in stream(self._party.transport, requests, [down[r.client] for r in requests]):
+            receipts.append(reply.receipt)
+            if reply.receipt.status is Status.OK:
+                take(reply.receipt.request.client, reply.payload)  # type: ignore[arg-type]
+        self._settle(receipts)
 
     def broadcast(self, endpoint: Callable[[C, Down], Up], down: Down) -> dict[ClientId, Up]:
         """Send everyone the same payload and wait for all."""
         return self.call(endpoint, dict.fromkeys(self.clients, down))
 
     def reduce(
-        self, endpoint: Callable[[C, Down], Up], down: Mapping[SubmodelId, Down], *, into: AccT
+        self,
+        endpoint: Callable[[C, Down], Up],
+        down: Mapping[SubmodelId, Down],
+        *,
+        into: AccT,
+        parts: Mapping[ClientId, SubmodelId] | None = None,
     ) -> AccT:
-        """Send every client its submodel's payload; sum accepted replies in the actors. O(actors) memory."""
-        self.settle_server()
-        requests = [self._request(client, endpoint) for client in self.clients]
-        receipts = self._party.transport.reduce(requests, down, into)
-        self._barrier(receipts)
+        """Sum accepted replies in the actors: O(actors). `parts`: whom to ask as what, else the plan's."""
+        self._books.settle_server()
+        asked = dict.fromkeys(self.clients) if parts is None else parts
+        requests = [self._request(client, endpoint, part=asked[client]) for client in sorted(asked)]
+        self._settle(self._party.transport.reduce(requests, down, into))
         return into
 
     def send(self, client: ClientId, endpoint: Callable[[C, Down], Up], down: Down) -> None:
         """Start an exchange without waiting. Raises ValueError where one is in flight already."""
-        self.settle_server()
-        self._sent.append((self._request(client, endpoint), down))
-        self.in_flight.add(client)
+        self._books.settle_server()
+        request = self._request(client, endpoint, barrier=False)
+        flight = Flight(request, down, round_began_s=self._started)
+        if self._party.client_class.steady:
+            flight.predicted = self._party.known_work.get(flight.key)
+        flight.ticket = self._party.transport.submit(request, down)
+        self._party.flights[client] = flight
 
     def receive(self) -> tuple[ClientId, Any]:
-        """The reply that comes first in SIMULATED time, ties by id; None for a lost, late or refused one."""
-        self.settle_server()
-        sent, self._sent = self._sent, []
-        replies = self._party.transport.call([r for r, _ in sent], [d for _, d in sent]) if sent else []
-        for reply in replies:
-            client = reply.receipt.request.client
-            finish = self._charge(reply.receipt)
-            payload = reply.payload if reply.receipt.status is Status.OK else None
-            heapq.heappush(self._arriving, (finish, client, payload))
-        if not self._arriving:
-            raise ValueError("nothing is in flight; send first")
-        finish, client, payload = heapq.heappop(self._arriving)
-        self.in_flight.discard(client)
-        self._advance(finish)
-        return client, payload
+        """The reply that comes first in SIMULATED time, ties by id; None for a lost, late or refused one.
 
-    def settle_server(self) -> None:
-        """Charge what the server computed since the last exchange, and let the clock run for it."""
-        flops = self._party.place.meter.take()
-        if not flops:
-            return
-        server = self._party.server
-        cost = price(Work(flops=flops, tx_bytes=0, rx_bytes=0), server, server.full_speed())
-        self._party.ledger.charge(
-            Entry(
-                **self._line(SERVER, "server"),
-                flops=flops,
-                compute_s=float(cost.compute_s),
-                compute_j=float(cost.compute_j),
-            )
-        )
-        if self._phase is Phase.TRAIN:
-            self._server_busy_s += float(cost.compute_s)
-            self._advance(self._elapsed + float(cost.compute_s))
+        Waits for that one alone where the ends of all others are foreseen (Client.steady).
+        """
+        self._books.settle_server()
+        flights = self._party.flights
+        if not flights:
+            raise ValueError("nothing is in flight; send first")
+        foresee(self._party.flights.values(), self._party.transport)
+        finish, client = min((flight.finish(self._started), client) for client, flight in flights.items())
+        flight = flights.pop(client)
+        land([flight], self._party.transport)
+        assert flight.reply is not None
+        receipt = flight.reply.receipt
+        self._books.charge(receipt, start=flight.start(self._started))
+        self._books.advance(finish)
+        self._sequence.setdefault(client, 0)
+        self._keep(client, str(receipt.request.commit))
+        self._party.known_work[flight.key] = receipt.work
+        return client, flight.reply.payload if receipt.status is Status.OK else None
 
     def close(self) -> float:
         """End the round: whoever took part pays for waiting. Returns the round's simulated seconds.
 
-        Raises ValueError where a reply was not received: its work would go uncharged.
+        What is still in flight goes on in the next round and is charged where its reply arrives.
         """
-        if self.in_flight:
-            raise ValueError(f"the round ended with exchanges of clients {sorted(self.in_flight)} in flight")
-        self.settle_server()
-        for client in self.touched:
-            waited = self._elapsed - self._busy_s.get(client, 0.0)
-            self._charge_idle(client, self._party.fleet[client], waited)
-        self._charge_idle(SERVER, self._party.server, self._elapsed - self._server_busy_s)
-        return self._elapsed
+        self._books.settle_server()
+        foresee(self._party.flights.values(), self._party.transport)
+        for client, flight in self._party.flights.items():
+            start = flight.start(self._started)
+            until = min(flight.finish(self._started), self._books.elapsed)
+            self._books.occupy(client, start=start, seconds=max(until - start, 0.0))
+        present = sorted({*self._sequence, *self._party.flights})
+        self._books.charge_waits({client: self._party.fleet[client] for client in present})
+        return self._books.elapsed
 
-    def _request(self, client: ClientId, endpoint: Callable[..., Payload]) -> Request:
+    def commit(self) -> None:
+        """Take the states that clients keep at the round's end for their last ones."""
+        for client in sorted(self._unkept):
+            self._keep(client, str(self.plan.round))
+
+    def _request(
+        self,
+        client: ClientId,
+        endpoint: Callable[..., Payload],
+        *,
+        barrier: bool = True,
+        part: SubmodelId | None = None,
+    ) -> Request:
         name = endpoint.__name__
         if not callable(getattr(self._party.client_class, name, None)):
             raise TypeError(f"{self._party.client_class.__name__} has no endpoint {name}")
-        if client in self.in_flight:
+        training = self._books.phase is Phase.TRAIN
+        # An evaluation reads the state before, which the exchange under way does not change.
+        if client in self._party.flights and training:
             raise ValueError(f"client {client} has an exchange in flight; receive it first")
         assignment = self.plan[client]
         sequence = self._sequence.get(client, 0)
         self._sequence[client] = sequence + 1
-        training = self._phase is Phase.TRAIN
+        kept = self._party.versions.get(client)
+        version = str(self.plan.round) if client in self._unkept else kept
         return Request(
             client=client,
             endpoint=name,
-            submodel=assignment.submodel,
+            submodel=part or assignment.submodel,
             round=self.plan.round,
             sequence=sequence,
-            phase=self._phase,
+            phase=self._books.phase,
             device=self._party.fleet[client],
             point=assignment.point,
             fails=assignment.fails and training,
-            elapsed_s=max(self._elapsed, self._free_at.get(client, 0.0)),
+            elapsed_s=self._books.free_at(client),
             deadline_s=self.plan.deadline_s if training else None,
-            version=self._party.versions.get(client),
+            version=version,
+            commit=None if barrier else f"{self.plan.round}.{sequence}",
+            instance=part or assignment.instance,
         )
 
-    def _barrier(self, receipts: list[Receipt]) -> None:
-        finishes = [self._charge(receipt) for receipt in receipts]
-        self._advance(max(finishes, default=0.0))
+    def _settle(self, receipts: Sequence[Receipt]) -> None:
+        self._books.barrier(receipts)
+        if self._party.client_class.stateful:
+            self._unkept.update(receipt.request.client for receipt in receipts)
 
-    def _advance(self, finish: float) -> None:
-        if self._phase is Phase.TRAIN:
-            self._elapsed = max(self._elapsed, finish)
-
-    def _charge(self, receipt: Receipt) -> float:
-        """Book one exchange; returns when, in this round, the server stops waiting for it."""
-        request = receipt.request
-        cost = price(receipt.work, request.device, request.point)
-        self._party.ledger.charge(entry_of(receipt, cost))
-        if request.phase is not Phase.TRAIN:
-            return self._elapsed
-        self.receipts.append(receipt)
-        client = request.client
-        finish = request.elapsed_s + float(cost.busy_s)
-        self._free_at[client] = finish
-        self._busy_s[client] = self._busy_s.get(client, 0.0) + float(cost.busy_s)
-        deadline = request.deadline_s
-        return finish if deadline is None else min(finish, deadline)
-
-    def _charge_idle(self, client: ClientId, device: DeviceProfile, seconds: float) -> None:
-        if seconds > 0:
-            line = self._line(client, "wait")
-            self._party.ledger.charge(
-                Entry(**line, idle_s=seconds, idle_j=float(price_idle(seconds, device)))
-            )
-
-    def _line(self, client: ClientId, endpoint: str) -> dict[str, Any]:
-        """What is no exchange: the server's work, and waiting."""
-        return {
-            "round": self.plan.round,
-            "phase": str(self._phase),
-            "client": int(client),
-            "endpoint": endpoint,
-            "submodel": "",
-            "status": str(Status.OK),
-        }
-
-
-def entry_of(receipt: Receipt, cost: Cost) -> Entry:
-    """The ledger's line of one exchange."""
-    request, work = receipt.request, receipt.work
-    return Entry(
-        round=request.round,
-        phase=str(request.phase),
-        client=int(request.client),
-        endpoint=request.endpoint,
-        submodel=request.submodel,
-        status=str(receipt.status),
-        flops=int(work.flops),
-        rx_bytes=int(work.rx_bytes),
-        tx_bytes=int(work.tx_bytes),
-        compute_s=float(cost.compute_s),
-        link_s=float(cost.link_s),
-        compute_j=float(cost.compute_j),
-        link_j=float(cost.link_j),
-    )
+    def _keep(self, client: ClientId, version: str) -> None:
+        if not self._party.client_class.stateful:
+            return
+        self._unkept.discard(client)
+        before = self._party.versions.get(client)
+        if before is not None and before != version:
+            self.replaced.append((client, before))
+        self._party.versions[client] = version

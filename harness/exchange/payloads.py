@@ -3,6 +3,7 @@
 Shape letters: N examples, B batch, C classes.
 """
 
+import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -85,6 +86,62 @@ class Scores(Payload):
 
     values: Mapping[str, Tensor]
     """Metric key -> [] float."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activations(Payload):
+    """What the layers below a cut make of a batch."""
+
+    values: Tensor
+    """[B, ...] at the cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients(Payload):
+    """What the layers below a cut need for their backward pass."""
+
+    values: Tensor
+    """[B, ...] dLoss / dActivations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge(Payload):
+    """What a client knows of its examples, without a weight of its network."""
+
+    features: Tensor
+    """[N, ...] at the cut."""
+    logits: Tensor | None
+    """[N, C] of the client's own classifier; None where nobody learns from them."""
+    labels: Tensor
+    """[N] int64."""
+    ids: Tensor
+    """[N] int64, sample ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logits(Payload):
+    """Soft labels by sample id; nothing where there are none yet."""
+
+    values: Tensor | None = None
+    """[N, C]"""
+    ids: Tensor | None = None
+    """[N] int64."""
+
+
+def pack(payload: Payload) -> dict[str, Any]:
+    """A payload as a tree of tensors and plain values, for a checkpoint."""
+    cls = type(payload)
+    values = {f.name: _walk(getattr(payload, f.name), torch.clone) for f in fields(payload)}
+    return {"class": f"{cls.__module__}:{cls.__qualname__}", "fields": values}
+
+
+def unpack(packed: Mapping[str, Any]) -> Payload:
+    """The payload that `pack` was given. Raises TypeError for a class that is no Payload."""
+    module, _, name = packed["class"].partition(":")
+    cls = getattr(importlib.import_module(module), name)
+    if not (isinstance(cls, type) and issubclass(cls, Payload)):
+        raise TypeError(f"{packed['class']} is no Payload")
+    return cls(**packed["fields"])
 
 
 class _Packed:

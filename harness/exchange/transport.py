@@ -1,8 +1,10 @@
 """How requests reach workers. `LocalTransport` does it in this process; ray_actors has the other one."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from itertools import islice
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -12,6 +14,9 @@ from harness.exchange.worker import Worker
 from harness.learning.aggregation import Accumulator
 from harness.types import SubmodelId
 
+Ticket: TypeAlias = Any
+"""What a transport gives for a request that it carries in the background."""
+
 
 class WorkerLost(RuntimeError):
     """A process that hosted clients died; the round has to be played again."""
@@ -20,11 +25,21 @@ class WorkerLost(RuntimeError):
 class Transport(Protocol):
     """Carries requests to clients and brings replies back, in the order asked."""
 
+    @property
+    def num_workers(self) -> int:
+        """Exchanges that can run at one time."""
+
     def begin_round(self, num_clients: int) -> None:
         """Get ready for a cohort of so many clients; may start or stop workers."""
 
     def call(self, requests: Sequence[Request], down: Sequence[Payload]) -> list[Reply]:
         """Payload i goes to request i; the same object given several times travels once."""
+
+    def submit(self, request: Request, down: Payload) -> Ticket:
+        """Start one exchange in the background."""
+
+    def collect(self, tickets: Sequence[Ticket]) -> list[Reply]:
+        """Wait for exchanges that were submitted."""
 
     def reduce(
         self, requests: Sequence[Request], down: Mapping[SubmodelId, Payload], into: Accumulator
@@ -38,11 +53,25 @@ class Transport(Protocol):
         """Make the workers forget this round; replace those that died."""
 
 
+def stream(transport: Transport, requests: Sequence[Request], down: Sequence[Payload]) -> Iterator[Reply]:
+    """Replies in the order of `requests`, of which few are under way at a time."""
+    left = iter(zip(requests, down, strict=True))
+    waiting = deque(transport.submit(*each) for each in islice(left, 2 * transport.num_workers))
+    while waiting:
+        (reply,) = transport.collect([waiting.popleft()])
+        yield reply
+        waiting.extend(transport.submit(*each) for each in islice(left, 1))
+
+
 class LocalTransport:
     """One worker in this process: the same bits as Ray, a debugger's breakpoint away."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
+
+    @property
+    def num_workers(self) -> int:
+        return 1
 
     @contextmanager
     def as_worker(self) -> Iterator[None]:
@@ -63,12 +92,19 @@ class LocalTransport:
         with self.as_worker():
             return [self.worker.invoke(r, d).copied() for r, d in zip(requests, down, strict=True)]
 
+    def submit(self, request: Request, down: Payload) -> Ticket:
+        (reply,) = self.call([request], [down])
+        return reply
+
+    def collect(self, tickets: Sequence[Ticket]) -> list[Reply]:
+        return list(tickets)
+
     def reduce(
         self, requests: Sequence[Request], down: Mapping[SubmodelId, Payload], into: Accumulator
     ) -> list[Receipt]:
         self.worker.open_sum(into)
         with self.as_worker():
-            receipts = [self.worker.add(request, down[request.submodel]) for request in requests]
+            receipts = [self.worker.add(request, down[request.wants]) for request in requests]
         into.merge(self.worker.close_sum())
         return receipts
 

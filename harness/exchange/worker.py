@@ -37,14 +37,21 @@ class Worker:
         )
         self.store = StateStore(job.state_dir)
         self.resident: Client[Any] | None = None
-        self._resident_version: int | None = None
-        self._touched: set[ClientId] = set()
-        self._round = -1
+        self._resident_version: str | None = None
+        self._unkept = False
         self._sum: Accumulator | None = None
 
     def invoke(self, request: Request, down: Payload) -> Reply:
         """Answer one request."""
-        return invoke(self._client(request), request, down)
+        client = self._client(request)
+        reply = invoke(client, request, down)
+        if client.stateful:
+            # Without a barrier the state after is kept at once, beside that before: it may have to run again.
+            self._resident_version = request.commit or str(request.round)
+            self._unkept = True
+            if request.commit is not None:
+                self._park()
+        return reply
 
     def open_sum(self, empty: Accumulator) -> None:
         """Start this worker's partial sum."""
@@ -71,33 +78,27 @@ class Worker:
 
     def reset(self) -> None:
         """Forget everything since the last committed round."""
-        self.resident, self._resident_version, self._round = None, None, -1
-        self._touched.clear()
+        self.resident, self._resident_version, self._unkept = None, None, False
         self._sum = None
 
     def _client(self, request: Request) -> Client[Any]:
-        if request.round != self._round:
-            self._round = request.round
-            self._touched.clear()
-        known = request.client in self._touched
-        version = request.round if known else request.version
         client = self.resident
-        outdated = not known and version != self._resident_version
-        if client is None or client.client_id != request.client or outdated:
+        known = client is not None and client.client_id == request.client
+        if client is None or not known or request.version != self._resident_version:
             self._park()
             client = self._build(request.client)
-            if version is not None and client.stateful:
-                client.load_state_dict(self.store.load(request.client, version))
-        self.resident = client
-        self._touched.add(request.client)
+            if request.version is not None:
+                client.load_state_dict(self.store.load(request.client, request.version))
+            self.resident, self._resident_version = client, request.version
+        elif request.commit is not None:
+            self._park()
         return client
 
     def _park(self) -> None:
-        client = self.resident
-        if client is None or not client.stateful or client.client_id not in self._touched:
-            return
-        self.store.save(client.client_id, self._round, client.state_dict())
-        self._resident_version = self._round
+        """Keep the resident client's state under its name."""
+        if self._unkept and self.resident is not None and self._resident_version is not None:
+            self.store.save(self.resident.client_id, self._resident_version, self.resident.state_dict())
+        self._unkept = False
 
     def _build(self, client_id: ClientId) -> Client[Any]:
         job = self.job

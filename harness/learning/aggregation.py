@@ -79,7 +79,7 @@ class WeightSum(Accumulator):
         flats = [params[name].detach().reshape(-1).cpu() for name in self.shapes]
         if not 1 <= payload.num_examples <= self.max_examples:
             return False
-        if not all(self._in_range(flat) for flat in flats):
+        if not all(self.accepts(flat) for flat in flats):
             return False
         if self.sum is None:
             self.sum = torch.zeros(sum(flat.numel() for flat in flats), dtype=torch.float64)
@@ -108,10 +108,11 @@ class WeightSum(Accumulator):
         pairs = zip(self.shapes.items(), parts, strict=True)
         return {name: part.reshape(shape) for (name, shape), part in pairs}
 
-    def _in_range(self, flat: Tensor) -> bool:
-        if flat.numel() == 0:
+    def accepts(self, tensor: Tensor) -> bool:
+        """Whether every value of a tensor lies within the grid's range."""
+        if tensor.numel() == 0:
             return True
-        low, high = torch.aminmax(flat)
+        low, high = torch.aminmax(tensor)
         return bool(torch.maximum(high, -low) <= self.limit)  # False for NaN too
 
 

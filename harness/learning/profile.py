@@ -16,10 +16,15 @@ BATCH = 2
 
 
 def profile(build: Callable[[], L.LightningModule], *, name: str, task: Task) -> SubmodelProfile:
-    """Count one training step of a task's network with torch's own counter."""
+    """Count one training step of a task's network with torch's own counter.
+
+    A network that sees something else than the task's inputs says so by Lightning's `example_input_array`.
+    """
     with torch.device("meta"):
         module = build().to("meta")
-        inputs = torch.empty(BATCH, *task.input_shape)
+        example = module.example_input_array
+        shape = task.input_shape if not isinstance(example, torch.Tensor) else example.shape[1:]
+        inputs = torch.empty(BATCH, *shape)
         targets = torch.empty(BATCH, dtype=torch.int64)
         ids = torch.empty(BATCH, dtype=torch.int64)
     with FlopCounterMode(display=False) as forward:
@@ -42,4 +47,5 @@ def profile(build: Callable[[], L.LightningModule], *, name: str, task: Task) ->
         flops_train=int(both.get_total_flops()) // BATCH,
         num_bytes=sum(t.numel() * t.element_size() for t in state_of(module).values()),
         activation_bytes=sum(saved.values()) // BATCH,
+        capacity=tuple(p.numel() // p.shape[1] for p in module.parameters() if p.dim() >= 2),
     )

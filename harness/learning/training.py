@@ -1,10 +1,13 @@
 """The one local loop: Lightning Fabric over a LightningModule."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.data.task import Batch, Shard
@@ -30,8 +33,13 @@ def train(
     place: Workplace,
     generator: torch.Generator,
     after_backward: Callable[[], None] | None = None,
+    prepare: Callable[[Batch], Sequence[Tensor | None]] | None = None,
 ) -> Trained:
-    """Train `module` in place on `shard`. `after_backward` may change the gradients before each step."""
+    """Train `module` in place on `shard`.
+
+    `after_backward` may change the gradients before each step; `prepare` makes of a batch what the module's
+    training_step takes, where that is more than the batch.
+    """
     model, steps = place.fabric.setup(module, optimizer)
     model.train()
     losses: list[Tensor] = []
@@ -39,7 +47,7 @@ def train(
         with place.meter.step(module, batch.inputs):
             # Fabric applies its precision to forward alone; the step calls the network directly.
             with place.fabric.autocast():
-                loss = model.training_step(batch, index)
+                loss = model.training_step(batch if prepare is None else prepare(batch), index)
             place.fabric.backward(loss)
         if after_backward is not None:
             after_backward()
@@ -53,22 +61,75 @@ def training_batches(
     shard: Shard, *, cfg: TrainingConfig, place: Workplace, generator: torch.Generator
 ) -> Iterator[Batch]:
     """Shuffled, augmented batches on the device: local_epochs of them, or exactly local_steps."""
-    size = cfg.batch_size or len(shard)
-    per_epoch = -(-len(shard) // size)
-    left = cfg.local_steps or cfg.local_epochs * per_epoch
-    while left > 0:
-        order = torch.randperm(len(shard), generator=generator).numpy()
-        for start in range(0, min(left, per_epoch) * size, size):
-            batch = shard.take(order[start : start + size])
-            inputs = shard.task.augment(batch.inputs, generator)
-            yield to_device(batch._replace(inputs=inputs), place)
-        left -= per_epoch
+    stream = BatchStream(shard, cfg=cfg, place=place, generator=generator)
+    while not stream.done:
+        yield stream.draw()
+
+
+def batch_sizes(num_examples: int, *, cfg: TrainingConfig) -> list[int]:
+    """Examples in each batch that `training_batches` draws in one call from a shard of so many."""
+    size = cfg.batch_size or num_examples
+    epoch = [min(size, num_examples - start) for start in range(0, num_examples, size)]
+    return [epoch[step % len(epoch)] for step in range(cfg.local_steps or cfg.local_epochs * len(epoch))]
+
+
+class BatchStream:
+    """`training_batches` one at a time, to be put down between two of them and taken up elsewhere."""
+
+    def __init__(
+        self, shard: Shard, *, cfg: TrainingConfig, place: Workplace, generator: torch.Generator
+    ) -> None:
+        self.shard = shard
+        self.place = place
+        self.generator = generator
+        self.size = cfg.batch_size or len(shard)
+        self.per_epoch = -(-len(shard) // self.size)
+        self.num_batches = cfg.local_steps or cfg.local_epochs * self.per_epoch
+        self.drawn = 0
+        self.order = torch.empty(0, dtype=torch.int64)
+
+    @property
+    def done(self) -> bool:
+        """Nothing is left to draw."""
+        return self.drawn >= self.num_batches
+
+    def draw(self) -> Batch:
+        """The next batch."""
+        index = self.drawn % self.per_epoch
+        if index == 0:
+            self.order = torch.randperm(len(self.shard), generator=self.generator)
+        positions = self.order[index * self.size : (index + 1) * self.size]
+        self.drawn += 1
+        batch = self.shard.take(positions.numpy())
+        inputs = self.shard.task.augment(batch.inputs, self.generator)
+        return to_device(batch._replace(inputs=inputs), self.place)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands: what the next batch depends on."""
+        return {"drawn": self.drawn, "order": self.order, "random": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Stand where `state_dict` was taken."""
+        self.drawn, self.order = state["drawn"], state["order"]
+        self.generator.set_state(state["random"])
+
+
+def examples_seen(num_examples: NDArray[np.int64], cfg: TrainingConfig) -> NDArray[np.int64]:
+    """Examples that `training_batches` yields in a round for shards of these sizes [K]."""
+    if cfg.local_steps is None:
+        return num_examples * cfg.local_epochs
+    size = cfg.batch_size or np.maximum(num_examples, 1)
+    passes, steps = np.divmod(cfg.local_steps, -(-num_examples // size))
+    return passes * num_examples + np.minimum(steps * size, num_examples)
 
 
 def to_device(batch: Batch, place: Workplace) -> Batch:
     """The batch on the process's device, images in its memory layout."""
-    device = place.fabric.device
-    inputs = batch.inputs.to(device)
-    if inputs.dim() == 4:
-        inputs = inputs.contiguous(memory_format=place.memory_format)
-    return Batch(inputs, batch.targets.to(device), batch.ids)
+    inputs = laid_out(batch.inputs, place)
+    return Batch(inputs, batch.targets.to(place.fabric.device), batch.ids)
+
+
+def laid_out(values: Tensor, place: Workplace) -> Tensor:
+    """Inputs, activations or gradients on the process's device; [B, C, H, W] in its memory layout."""
+    values = values.to(place.fabric.device)
+    return values.contiguous(memory_format=place.memory_format) if values.dim() == 4 else values

@@ -1,8 +1,10 @@
 """What one process, an actor's or the server's, works with: device, meter, and one copy of each network."""
 
 import os
-from collections.abc import Callable
-from typing import Literal, cast
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeVar, cast
 
 import lightning as L
 import numpy as np
@@ -13,6 +15,7 @@ from harness.cost.meter import Meter
 from harness.data.task import Examples, Shard, Splits, Task
 from harness.learning.seeding import derive
 
+M = TypeVar("M", bound=L.LightningModule)
 Precision = Literal["32-true", "bf16-mixed"]
 
 
@@ -37,6 +40,7 @@ class Workplace:
         precision = cast(Precision, cfg.run.precision)
         self.fabric = L.Fabric(accelerator=cfg.runtime.accelerator, devices=1, precision=precision)
         self._modules: dict[str, L.LightningModule] = {}
+        self._walls: dict[str, float] = {}
 
     def split(self, name: Literal["train", "val", "test"]) -> Shard:
         """A whole split as one shard."""
@@ -59,13 +63,25 @@ class Workplace:
             self._modules[name] = self.settle(module)
         return self._modules[name]
 
-    def settle(self, module: L.LightningModule) -> L.LightningModule:
+    def settle(self, module: M) -> M:
         """Move a network to this process's device and memory layout."""
         placed = module.to(self.fabric.device)
         return placed.to(memory_format=torch.channels_last) if self.channels_last else placed
 
-    def initial(self, build: Callable[[], L.LightningModule], *, purpose: str = "init") -> L.LightningModule:
+    def initial(self, build: Callable[[], M], *, purpose: str = "init") -> M:
         """A new network whose initial weights depend on the run's seed and `purpose` alone."""
         with torch.random.fork_rng():
             torch.manual_seed(derive(self.seed, purpose=purpose))
             return self.settle(build())
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the block's real seconds to this round's timings (never compared) under `name`."""
+        started = time.perf_counter()
+        yield
+        self._walls[name] = self._walls.get(name, 0.0) + time.perf_counter() - started
+
+    def take_walls(self) -> dict[str, float]:
+        """What `timed` added up since the last call."""
+        walls, self._walls = self._walls, {}
+        return walls

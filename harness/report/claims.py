@@ -359,9 +359,14 @@ def _question(entry: Mapping[str, Any], cells: Mapping[str, Sequence[Cell]]) -> 
             sides.append(side)
     target = entry.get("target")
     require(isinstance(target, int | float | None), f"target: must be a number, got {target!r}")
-    candidates = [
-        Candidate(scale, tuple(pick(at_scale, side) for side in sides)) for scale, at_scale in cells.items()
-    ]
+    candidates = []
+    for scale, at_scale in cells.items():
+        try:
+            candidates.append(Candidate(scale, tuple(pick(at_scale, side) for side in sides)))
+        except ConfigError:
+            # A smaller scale may leave cells out, such as data sets; the fullest has them all.
+            if not candidates:
+                raise
     question = Question(
         candidates=tuple(candidates),
         statistic=str(entry["statistic"]),

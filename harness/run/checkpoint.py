@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,6 +91,25 @@ def restore(folder: Path) -> Restored | None:
     return None
 
 
+def read_weights(source: Path) -> dict[str, torch.Tensor]:
+    """Named tensors of a run (its folder), or of a file that torch.save made of a state_dict.
+
+    Raises ConfigError where there are none.
+    """
+    if source.is_dir():
+        found = restore(source)
+        if found is None:
+            raise ConfigError(f"{source}: holds no checkpoint; give a run's folder or a weights file")
+        tree = load_bytes(found.state)["method"]
+    elif source.is_file():
+        tree = load_bytes(source.read_bytes())
+    else:
+        raise ConfigError(f"{source}: no such file or folder; give a run's folder or a weights file")
+    for key in ("weights", "state_dict"):
+        tree = tree[key] if isinstance(tree.get(key), Mapping) else tree
+    return {name: value for name, value in tree.items() if isinstance(value, torch.Tensor)}
+
+
 def _read(path: Path) -> Restored:
     header, newline, data = path.read_bytes().partition(b"\n")
     try:
@@ -125,11 +145,16 @@ def _plain(value: object, path: str) -> object:
         for key in value:
             if type(key) not in (str, int):
                 raise TypeError(f"{path}: keys must be str or int, got {key!r} ({type(key).__name__})")
-        return {key: _plain(each, f"{path}.{key}") for key, each in value.items()}
+        return {_once(key): _plain(each, f"{path}.{key}") for key, each in value.items()}
     if isinstance(value, list):
         return [_plain(each, f"{path}[{index}]") for index, each in enumerate(value)]
     # The exact type: a subclass such as numpy.float64 or an Enum would not be read back.
     if type(value) not in PLAIN:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         raise TypeError(f"{path}: only tensors, numbers, str, None, lists and dicts can be kept, got {kind}")
-    return value
+    return _once(value)
+
+
+def _once(value: Any) -> Any:
+    """Equal strings as one object: pickle writes one once, so the bytes would tell where they came from."""
+    return sys.intern(value) if isinstance(value, str) else value

@@ -11,7 +11,10 @@ from harness.run.method import Exchange, load_method
 
 
 def describe(cfg: Config) -> dict[str, Any]:
-    """`{"method", "task", "models", "exchanges"}`: MACs per sample, bytes per round and client."""
+    """`{"method", "task", "models", "exchanges"}`: MACs per sample, bytes per round and client.
+
+    Further keys are the method's own tables.
+    """
     task = load_task(cfg.task)
     place = Workplace(cfg, task=task, splits=None, threads=cfg.runtime.server_threads)
     method = load_method(cfg.method.name)(cfg.method, place)
@@ -31,6 +34,7 @@ def describe(cfg: Config) -> dict[str, Any]:
             for p in profiles
         ],
         "exchanges": exchange_rows(method.exchanges(num_examples)),
+        **method.tables(),
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from harness.config import Config, require
+from harness.cost.submodel import SubmodelProfile
 from harness.data.partition import Partition, partition
 from harness.data.task import Splits, Task
 from harness.data.tasks import load_task
@@ -21,6 +22,8 @@ from harness.run.sinks import Sink
 from harness.run.store import RunStore, finished_summary
 from harness.scheduling.fleet import build_fleet, server_profile
 from harness.scheduling.policies import load_policy
+from harness.scheduling.scheduler import Scheduler
+from harness.types import SubmodelId
 
 PICTURED = 1000
 """Clients whose label counts are kept in partition.json."""
@@ -97,8 +100,24 @@ def preflight(cfg: Config) -> Task:
     )
     if not wants_gpu or torch.cuda.is_available():
         place = Workplace(cfg, task=task, splits=None, threads=cfg.runtime.server_threads)
-        load_method(cfg.method.name)(cfg.method, place).submodels()
+        method = load_method(cfg.method.name)(cfg.method, place)
+        check_roles(cfg, submodels=method.submodels(), required=method.required())
     return task
+
+
+def check_roles(
+    cfg: Config, *, submodels: Mapping[SubmodelId, SubmodelProfile], required: frozenset[SubmodelId]
+) -> None:
+    """Raise ConfigError where nobody plays a submodel that the method cannot do without."""
+    if not required:
+        return
+    shares = Scheduler(cfg).plan(0, submodels).shares()
+    for name in sorted(required):
+        require(
+            shares.get(name, 0.0) > 0,
+            f"scheduler.policy={cfg.scheduler.policy}: method {cfg.method.name} as configured needs clients "
+            f"with submodel {name}, got none; use policy by_share with a share of it in scheduler.mix",
+        )
 
 
 def partition_for(cfg: Config, *, task: Task, splits: Splits) -> Partition:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from harness.cost.ledger import Ledger
 from harness.cost.submodel import SubmodelProfile
 from harness.exchange.cohort import Cohort, Party
+from harness.exchange.flights import Flight
 from harness.exchange.states import StateStore
 from harness.exchange.transport import Transport, WorkerLost
 from harness.exchange.worker import Job
@@ -30,7 +31,9 @@ class Planner(Protocol):
     """A Scheduler, or a handle to one elsewhere."""
 
     def plan(self, round: int, submodels: Mapping[SubmodelId, SubmodelProfile]) -> RoundPlan: ...
-    def observe(self, clients: NDArray[np.int64], joules: NDArray[np.float64]) -> None: ...
+    def observe(
+        self, clients: NDArray[np.int64], joules: NDArray[np.float64], *, seconds: float
+    ) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
@@ -59,7 +62,7 @@ class Engine:
             place=self.place,
         )
         self.now = 0.0
-        self._retired: dict[int, list[tuple[ClientId, int]]] = {}
+        self._retired: dict[int, list[tuple[ClientId, str]]] = {}
         self.method.start()
         self.place.meter.take()
         if restored is not None:
@@ -95,41 +98,34 @@ class Engine:
         torch.manual_seed(derive(self.cfg.run.seed, round=round, purpose="server"))
         plan = self.scheduler.plan(round, self.submodels)
         self.transport.begin_round(len(plan))
-        cohort: Cohort[Any] = Cohort(plan, self.party, now=self.now)
+        last = round + 1 == self.cfg.run.num_rounds
+        cohort: Cohort[Any] = Cohort(plan, self.party, now=self.now + plan.wait_s, last=last)
         marks = [time.perf_counter()]
         metrics = dict(self.method.round(cohort))
         duration = cohort.close()
         marks.append(time.perf_counter())
-        if (round + 1) % self.cfg.run.eval_every == 0 or round + 1 == self.cfg.run.num_rounds:
+        if last or (round + 1) % self.cfg.run.eval_every == 0:
             with cohort.phase(Phase.EVAL):
                 metrics.update(self.method.evaluate(cohort))
         self.transport.flush()
         marks.append(time.perf_counter())
         frame, sums = self.party.ledger.close_round()
-        self._observe(frame)
-        self._commit_versions(cohort)
+        self._observe(frame, duration)
+        cohort.commit()
+        self._retired.setdefault(round, []).extend(cohort.replaced)
         self.now = cohort.now
         record = {"round": round, **metrics, **logged(cohort, self.party.partition.sizes)}
         record |= {f"cost/{name}": value for name, value in sums.items()}
         record |= {f"cost/{name}_total": value for name, value in self.party.ledger.totals.items()}
         record |= {"time/sim_s": duration, "time/sim_s_total": self.now, **shares(cohort)}
         walls = {"time/train_wall_s": marks[1] - marks[0], "time/eval_wall_s": marks[2] - marks[1]}
+        walls |= self.place.take_walls()
         return record, frame, walls
 
-    def _observe(self, frame: Any) -> None:
+    def _observe(self, frame: Any, duration: float) -> None:
         clients = frame[(frame["client"] != SERVER) & (frame["phase"] == Phase.TRAIN)]
         joules = clients.groupby("client")[["compute_j", "link_j", "idle_j"]].sum().sum(axis=1)
-        self.scheduler.observe(joules.index.to_numpy(), joules.to_numpy())
-
-    def _commit_versions(self, cohort: Cohort[Any]) -> None:
-        if not self.party.client_class.stateful:
-            return
-        retired = self._retired.setdefault(cohort.plan.round, [])
-        for client in cohort.touched:
-            before = self.party.versions.get(client)
-            if before is not None and before != cohort.plan.round:
-                retired.append((client, before))
-            self.party.versions[client] = cohort.plan.round
+        self.scheduler.observe(joules.index.to_numpy(), joules.to_numpy(), seconds=duration)
 
     def _drop_retired(self, round: int) -> None:
         # Two checkpoints are kept on disk, and the newest may not be there yet: three stay restorable.
@@ -150,6 +146,7 @@ class Engine:
                 "now": self.now,
                 "totals": self.party.ledger.totals,
                 "versions": versions,
+                "flights": [flight.state_dict() for _, flight in sorted(self.party.flights.items())],
             }
         )
 
@@ -157,6 +154,7 @@ class Engine:
         """Back to the round's start, with every worker alive and knowing nothing of it."""
         self.party.ledger.discard()
         self.place.meter.take()
+        self.place.take_walls()
         self._restore(copy.deepcopy(self._start))
         self.transport.reset()
 
@@ -167,6 +165,11 @@ class Engine:
         self.party.ledger.totals = dict(state["totals"])
         self.party.versions.clear()
         self.party.versions.update((ClientId(int(c)), version) for c, version in state["versions"].items())
+        self.party.flights.clear()
+        for kept in state["flights"]:
+            client = ClientId(kept["client"])
+            version = self.party.versions.get(client)
+            self.party.flights[client] = Flight.restored(kept, fleet=self.party.fleet, version=version)
 
 
 def logged(cohort: Cohort[Any], sizes: NDArray[np.int64]) -> dict[str, float]:
@@ -193,5 +196,6 @@ def shares(cohort: Cohort[Any]) -> dict[str, int | float]:
         )
     found: dict[str, int | float] = {f"scheduler/share/{n}": s for n, s in cohort.plan.shares().items()}
     found["scheduler/skipped"] = sum(cohort.plan.skipped.values())
+    found |= {f"scheduler/skipped/{reason}": n for reason, n in cohort.plan.skipped.items()}
     found |= {f"scheduler/{s}": count[s] for s in (Status.LATE, Status.FAILED, Status.REFUSED)}
     return found

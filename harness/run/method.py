@@ -71,6 +71,14 @@ class Method(ABC, Generic[C, CfgT]):
     def exchanges(self, num_examples: int) -> Sequence[Exchange]:
         """What one client with so many examples exchanges per round, built on torch's meta device."""
 
+    def required(self) -> frozenset[SubmodelId]:
+        """Submodels that somebody must play from the first round on: checked before a run begins."""
+        return frozenset()
+
+    def tables(self) -> Mapping[str, list[dict[str, Any]]]:
+        """What `describe` shows beside models and exchanges: rows of equal keys by the table's name."""
+        return {}
+
     def start(self) -> None:
         """Make the initial state (weights, optimizers). Called once, before the first round or a restore."""
 

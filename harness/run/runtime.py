@@ -35,7 +35,10 @@ class LocalRuntime:
 
     def start(self, job: Job, *, restored: bytes | None) -> Running:
         return Engine(
-            job, transport=LocalTransport(Worker(job)), scheduler=Scheduler(job.cfg), restored=restored
+            job,
+            transport=LocalTransport(Worker(job)),
+            scheduler=Scheduler(job.cfg, job.partition.sizes),
+            restored=restored,
         )
 
     def close(self) -> None:

@@ -6,8 +6,8 @@
     grid: {partition: [iid, dirichlet], run.seed: [0, 1]}    # crossed with each other and with the variants
     scales: {smoke: {run.num_rounds: 2, run.seed: [0]}}      # win over base, variants and grid
 
-Later ones win: base, variant, scale, grid, `--set` words. A scale or a word replaces the list of a grid key;
-`variant` is such a key too.
+Later ones win: base, variant, scale, the scale's own `variants: {fedavg: {...}}`, grid, `--set` words. A scale
+or a word replaces the list of a grid key; `variant` is such a key too.
 """
 
 import copy
@@ -75,6 +75,7 @@ def expand(file: Path, *, scale: str | None = None, words: Sequence[str] = ()) -
         known = f"; it has {', '.join(scales)}" if scales else "; it has none"
         raise ConfigError(f"{file}: no scale {scale!r}{known}")
     overrides = {} if scale is None else dict(scales[scale] or {})
+    scaled = overrides.pop("variants", None) or {}
     axes, fixed = _axes(sections, overrides, words, file=file)
     told = [key for key, values in axes.items() if len(values) > 1]
     name = str(sections["name"] or file.stem)
@@ -82,7 +83,7 @@ def expand(file: Path, *, scale: str | None = None, words: Sequence[str] = ()) -
     for values in itertools.product(*axes.values()):
         settings = dict(zip(axes, values, strict=True))
         label = " ".join(_setting(key, settings[key]) for key in told) or name
-        tree = _tree(sections, overrides, settings)
+        tree = _tree(sections, overrides, settings, scaled=scaled)
         try:
             cfg = loading.load(fixed, method_config=method_config, tree=tree)
         except ConfigError as error:
@@ -111,6 +112,10 @@ def read_sections(file: Path) -> Tree:
             sections[part][key] = _mapping(value, f"{file}: {part}.{key}")
     for key in sections["scales"]:
         require(key in SCALES, f"{file}: scales.{key}: unknown scale{nearest(key, SCALES)}")
+        where, known = f"{file}: scales.{key}.variants", list(sections["variants"])
+        for name, value in _mapping(sections["scales"][key].get("variants"), where).items():
+            require(name in known, f"{where}: unknown variant {name!r}{nearest(str(name), known)}")
+            _mapping(value, f"{where}.{name}")
     return sections
 
 
@@ -181,13 +186,14 @@ def _axes(
     return axes, fixed
 
 
-def _tree(sections: Tree, overrides: Tree, settings: Mapping[str, object]) -> Tree:
-    """The configuration tree of one cell."""
+def _tree(sections: Tree, overrides: Tree, settings: Mapping[str, object], *, scaled: Tree) -> Tree:
+    """The configuration tree of one cell; `scaled` is what its scale changes in single variants."""
     variant = settings.get(VARIANT)
     layers = [
         sections["base"],
         sections["variants"][variant] if variant is not None else {},
         overrides,
+        scaled.get(variant) or {},
         {key: value for key, value in settings.items() if key != VARIANT},
     ]
     tree: Tree = {}

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from harness.config import FleetConfig, require
 from harness.cost.devices import DeviceProfile, find_profile
+from harness.scheduling.channels import Channel, connect, draw_distances
+from harness.scheduling.device_table import CONSTANTS, DeviceTable, read_table
+from harness.scheduling.windows import Windows
 from harness.types import ClientId
 
 DEFAULT_PROFILE = "raspberry_pi_4"
@@ -25,6 +28,10 @@ class Fleet:
     """[K]"""
     devices: DeviceProfile
     """Columns [K] float64, in client order."""
+    channel: Channel | None = None
+    """Columns [K], where transmit power follows from the rate that is chosen."""
+    windows: Windows | None = None
+    """When clients are available; None: always."""
 
     def __len__(self) -> int:
         return len(self.profile_index)
@@ -49,14 +56,19 @@ def build_fleet(cfg: FleetConfig, *, num_clients: int, seed: int) -> Fleet:
 
     Shares become counts by largest remainder; who gets which device, and how far its clock and rates lie
     from its profile (`fleet.speed_sigma`), depend on the seed alone. Full-speed power stays the profile's.
-    Raises ConfigError for an unknown profile, a negative share or spread, or shares that sum to 0.
+    A table (`fleet.table`) overrides the profiles, and `fleet.link` the rates. Raises ConfigError for an
+    unknown profile, a negative share or spread, shares that sum to 0, or a table that is none.
     """
     shares = dict(cfg.profiles) or {DEFAULT_PROFILE: 1.0}
     named = [find_profile(name, key="fleet.profiles").device for name in shares]
     require(cfg.speed_sigma >= 0, f"fleet.speed_sigma must be >= 0, got {cfg.speed_sigma}")
     counts = _largest_remainder(np.array(list(shares.values()), dtype=np.float64), num_clients)
-    deal, clock, link = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3))
+    streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(6)]
+    deal, clock, link, hertz, place, rows = streams
     index = deal.permutation(np.repeat(np.arange(len(named), dtype=np.int64), counts))
+    table = read_table(cfg, num_clients=num_clients, rng=rows) if cfg.table else None
+    if table is not None and (names := table.profiles()) is not None:
+        shares, named, index = _by_name(names, shares, index)
     columns = (
         np.array([getattr(d, f) for d in named], dtype=np.float64)[index]
         for f in DeviceProfile.__dataclass_fields__
@@ -68,12 +80,56 @@ def build_fleet(cfg: FleetConfig, *, num_clients: int, seed: int) -> Fleet:
             clock=np.exp(cfg.speed_sigma * clock.standard_normal(num_clients)),
             link=np.exp(cfg.speed_sigma * link.standard_normal(num_clients)),
         )
-    return Fleet(profiles=tuple(shares), profile_index=index, devices=devices)
+    if cfg.clock_hz:
+        devices = replace(devices, max_frequency_hz=hertz.uniform(*_clocks(cfg), size=num_clients))
+    distance_m = draw_distances(cfg.link, num_clients, place)
+    bandwidth_hz = np.full(num_clients, cfg.link.bandwidth_hz)
+    if table is not None:
+        devices = _overridden(devices, table)
+        distance_m = table.column("distance_m", distance_m)
+        bandwidth_hz = table.column("bandwidth_hz", bandwidth_hz)
+    devices, channel = connect(devices, cfg.link, distance_m=distance_m, bandwidth_hz=bandwidth_hz)
+    return Fleet(
+        profiles=tuple(shares),
+        profile_index=index,
+        devices=devices,
+        channel=channel,
+        windows=table.windows(period_s=cfg.period_s) if table is not None else None,
+    )
 
 
 def server_profile(cfg: FleetConfig) -> DeviceProfile:
     """The server's device, plain numbers. Raises ConfigError for an unknown profile."""
     return find_profile(cfg.server, key="fleet.server").device
+
+
+def _by_name(
+    names: list[str], shares: dict[str, float], index: NDArray[np.int64]
+) -> tuple[dict[str, float], list[DeviceProfile], NDArray[np.int64]]:
+    """Profiles as a table names them; a client without a name keeps the one it was dealt."""
+    known = list(shares)
+    told = [name or known[int(dealt)] for name, dealt in zip(names, index, strict=True)]
+    found = {name: find_profile(name, key="fleet.table: profile").device for name in dict.fromkeys(told)}
+    place = {name: position for position, name in enumerate(found)}
+    return (
+        dict.fromkeys(found, 1.0),
+        list(found.values()),
+        np.array([place[name] for name in told], dtype=np.int64),
+    )
+
+
+def _overridden(devices: DeviceProfile, table: DeviceTable) -> DeviceProfile:
+    columns = (table.column(name, np.asarray(getattr(devices, name), np.float64)) for name in CONSTANTS)
+    return DeviceProfile(*columns)
+
+
+def _clocks(cfg: FleetConfig) -> tuple[float, float]:
+    pair = cfg.clock_hz
+    require(
+        len(pair) == 2 and 0 < pair[0] <= pair[1],
+        f"fleet.clock_hz must be [lowest, highest] with 0 < lowest <= highest, got {list(pair)}",
+    )
+    return pair[0], pair[1]
 
 
 def _spread(

@@ -1,30 +1,17 @@
 """Policies: pure functions from device states and submodel profiles to a round's plan."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.config import SchedulerConfig, nearest
 from harness.cost.submodel import SubmodelProfile
-from harness.scheduling.fleet import Fleet
+from harness.scheduling.classes import by_memory, by_share
+from harness.scheduling.energy_budget import energy_budget, fixed_mix, random_mix
 from harness.scheduling.plan import RoundPlan
+from harness.scheduling.states import DeviceStates as DeviceStates
+from harness.scheduling.states import Policy
 from harness.types import ConfigError, SubmodelId
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceStates:
-    """What the scheduler knows of every device now."""
-
-    fleet: Fleet
-    battery_j: NDArray[np.float64]
-    """[num_clients] charge left; inf for mains."""
-
-
-Policy = Callable[
-    [int, DeviceStates, Mapping[SubmodelId, SubmodelProfile], SchedulerConfig, np.random.Generator], RoundPlan
-]
 
 
 def uniform(
@@ -35,9 +22,9 @@ def uniform(
     rng: np.random.Generator,
 ) -> RoundPlan:
     """A cohort drawn uniformly without replacement; everyone gets the first submodel, at full speed."""
-    total = len(states.fleet)
-    size = cfg.cohort_size or total
-    clients = np.sort(rng.choice(total, size=size, replace=False))
+    present = states.present()
+    size = min(cfg.cohort_size or len(present), len(present))
+    clients = np.sort(present[rng.choice(len(present), size=size, replace=False)])
     return RoundPlan(
         round=round,
         clients=clients,
@@ -46,10 +33,18 @@ def uniform(
         points=states.fleet.take(clients).full_speed(),
         fails=rng.random(size) < cfg.failure_probability,
         deadline_s=cfg.deadline_s,
+        skipped=states.absent(),
     )
 
 
-POLICIES: dict[str, Policy] = {"uniform": uniform}
+POLICIES: dict[str, Policy] = {
+    "uniform": uniform,
+    "by_memory": by_memory,
+    "by_share": by_share,
+    "energy_budget": energy_budget,
+    "fixed_mix": fixed_mix,
+    "random_mix": random_mix,
+}
 
 
 def load_policy(name: str) -> Policy:

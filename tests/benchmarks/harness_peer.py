@@ -25,7 +25,7 @@ from workload import (
     write_report,
 )
 
-from harness import config
+from harness import loading
 from harness.config import Config
 from harness.data.task import Examples, Splits, Task
 from harness.exchange.cohort import Cohort
@@ -132,7 +132,7 @@ def configure(job: Job, results: str) -> Config:
         f"runtime.min_actors={NUM_WORKERS}",
         *os.environ.get("HARNESS_BENCH_WORDS", "").split(),
     ]
-    return config.load(words, method_config=method_config)
+    return loading.load(words, method_config=method_config)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from harness.learning.aggregation import WeightSum
 from harness.types import ClientId, Status, SubmodelId
 
 
-def ask(worker: Worker, client: ClientId, *, round: int, version: int | None) -> int:
+def ask(worker: Worker, client: ClientId, *, round: int, version: str | None) -> int:
     """How often the client says it was asked."""
     reply = worker.invoke(request(client=client, round=round, version=version), cargo(1))
     assert isinstance(reply.payload, Cargo)
@@ -25,17 +25,17 @@ def ask(worker: Worker, client: ClientId, *, round: int, version: int | None) ->
 
 def test_a_resident_client_keeps_its_state_and_writes_only_at_the_end(tmp_path: Path) -> None:
     worker = Worker(parrot_job(tmp_path))
-    assert [ask(worker, C0, round=0, version=None) for _ in range(3)] == [1, 2, 3]
+    assert [ask(worker, C0, round=0, version=v) for v in (None, "0", "0")] == [1, 2, 3]
     assert not list(tmp_path.iterdir())
     worker.flush()
     assert [p.name for p in tmp_path.iterdir()] == ["0@0.pt"]
-    assert ask(worker, C0, round=1, version=0) == 4
+    assert ask(worker, C0, round=1, version="0") == 4
 
 
 def test_clients_that_take_turns_in_one_round_find_their_state_again(tmp_path: Path) -> None:
     worker = Worker(parrot_job(tmp_path))
-    turns = [C0, C1, C0, C2, C1, C0]
-    assert [ask(worker, client, round=0, version=None) for client in turns] == [1, 1, 2, 1, 2, 3]
+    turns = [(C0, None), (C1, None), (C0, "0"), (C2, None), (C1, "0"), (C0, "0")]
+    assert [ask(worker, client, round=0, version=v) for client, v in turns] == [1, 1, 2, 1, 2, 3]
     worker.flush()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0@0.pt", "1@0.pt", "2@0.pt"]
 
@@ -44,18 +44,31 @@ def test_a_client_served_elsewhere_meanwhile_is_not_taken_from_memory(tmp_path: 
     here, there = Worker(parrot_job(tmp_path)), Worker(parrot_job(tmp_path))
     assert ask(here, C0, round=0, version=None) == 1
     here.flush()
-    assert ask(there, C0, round=1, version=0) == 2
+    assert ask(there, C0, round=1, version="0") == 2
     there.flush()
-    assert ask(here, C0, round=2, version=1) == 3  # `here` still holds the client of round 0
+    assert ask(here, C0, round=2, version="1") == 3  # `here` still holds the client of round 0
 
 
 def test_reset_forgets_the_round_and_leaves_committed_states_alone(tmp_path: Path) -> None:
     worker = Worker(parrot_job(tmp_path))
     ask(worker, C0, round=0, version=None)
     worker.flush()
-    assert [ask(worker, c, round=1, version=0 if c == C0 else None) for c in (C0, C1, C0)] == [2, 1, 3]
-    worker.reset()
-    assert [ask(worker, c, round=1, version=0 if c == C0 else None) for c in (C0, C1, C0)] == [2, 1, 3]
+    for _ in range(2):
+        turns = [(C0, "0"), (C1, None), (C0, "1")]
+        assert [ask(worker, c, round=1, version=v) for c, v in turns] == [2, 1, 3]
+        worker.reset()
+
+
+def test_without_a_barrier_the_states_before_and_after_are_both_kept(tmp_path: Path) -> None:
+    here, there = Worker(parrot_job(tmp_path)), Worker(parrot_job(tmp_path))
+    ask(here, C0, round=0, version=None)
+    sent = request(client=C0, round=0, sequence=1, version="0", commit="0.1")
+    for worker in (here, there):  # the second runs it again from what the first left
+        reply = worker.invoke(sent, cargo(1))
+        assert reply.payload.asked == 2  # type: ignore[attr-defined]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0@0.1.pt", "0@0.pt"]
+    assert ask(here, C0, round=1, version="0") == 2  # an evaluation of the state before
+    assert ask(here, C0, round=1, version="0.1") == 3
 
 
 @settings(max_examples=30)
@@ -65,7 +78,8 @@ def test_whoever_serves_in_whatever_order_and_after_any_reset(
 ) -> None:
     folder = tmp_path_factory.mktemp("states")
     workers = [Worker(parrot_job(folder)) for _ in range(2)]
-    asked, versions = dict.fromkeys(CLIENTS, 0), dict.fromkeys(CLIENTS, None)
+    asked: dict[ClientId, int] = dict.fromkeys(CLIENTS, 0)
+    versions: dict[ClientId, str | None] = dict.fromkeys(CLIENTS)
     for round in range(3):
         turns = data.draw(st.lists(st.sampled_from(CLIENTS), max_size=5))
         host = {c: workers[data.draw(st.integers(0, 1))] for c in CLIENTS}
@@ -73,14 +87,14 @@ def test_whoever_serves_in_whatever_order_and_after_any_reset(
             if replay:
                 for worker in workers:
                     worker.reset()
-            seen = dict(asked)
+            seen, at = dict(asked), dict(versions)
             for client in turns:
                 seen[client] += 1
-                assert ask(host[client], client, round=round, version=versions[client]) == seen[client]
+                assert ask(host[client], client, round=round, version=at[client]) == seen[client]
+                at[client] = str(round)
         for worker in workers:
             worker.flush()
-        asked = seen
-        versions |= dict.fromkeys(turns, round)  # type: ignore[arg-type]
+        asked, versions = seen, at
 
 
 # --- sums

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_modules.classifier import Classifier
+from lightning_modules.classifier import Classifier, squared_error
 from lightning_modules.networks import build_network, network_names
 
 
@@ -20,6 +20,13 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_first_two_elements() -> None:
     assert loss.shape == ()
     assert loss.item() == pytest.approx(-(math.log(0.5) + math.log(0.8)) / 2)
     assert torch.equal(module(logits), logits)
+
+
+def test_the_squared_error_is_half_the_squared_distance_to_the_label() -> None:
+    module = Classifier(nn.Identity(), loss=squared_error)
+    outputs = torch.tensor([[1.0, 0.0, 2.0], [0.5, 0.5, 0.5]])
+    # 1/2 (0 + 0 + 4) and 1/2 (1/4 + 1/4 + 1/4)
+    assert module.training_step((outputs, torch.tensor([0, 1])), 0).item() == (2 + 0.375) / 2
 
 
 def test_the_default_optimizer_is_sgd_at_one_hundredth() -> None:
@@ -41,9 +48,10 @@ def test_each_call_makes_a_fresh_optimizer_of_the_given_kind() -> None:
 @pytest.mark.parametrize("name", network_names())
 def test_fits_under_a_trainer_unchanged(name: str) -> None:
     torch.manual_seed(0)
-    module = Classifier(build_network(name, input_shape=(1, 12, 12), num_classes=3))
+    side = {"alexnet": 32, "alexnet_imagenet": 63, "vgg11": 32}.get(name, 12)
+    module = Classifier(build_network(name, input_shape=(1, side, side), num_classes=3))
     before = [p.detach().clone() for p in module.parameters()]
-    data = TensorDataset(torch.randn(8, 1, 12, 12), torch.arange(8) % 3)
+    data = TensorDataset(torch.randn(8, 1, side, side), torch.arange(8) % 3)
     trainer = L.Trainer(
         max_steps=2,
         accelerator="cpu",

@@ -25,6 +25,31 @@ def linear(inputs: int, outputs: int) -> Layer:
     return inputs * outputs, inputs * outputs, outputs
 
 
+def norm(channels: int) -> Layer:
+    """Batch norm: no multiply-adds are counted."""
+    return 0, channels, channels
+
+
+def bare(inputs: int, outputs: int, kernel: int, side: int) -> list[Layer]:
+    """A convolution without biases and its batch norm, output side x side."""
+    macs, weights, _ = conv(inputs, outputs, kernel, side, side)
+    return [(macs, weights, 0), norm(outputs)]
+
+
+def stage(inputs: int, planes: int, blocks: int, side: int, stride: int = 1) -> list[Layer]:
+    """Bottlenecks: 1x1, 3x3 with the stride, 1x1 to 4 * planes; the first one's shortcut is 1x1."""
+    wide, rest = 4 * planes, [*bare(planes, planes, 3, side), *bare(planes, 4 * planes, 1, side)]
+    first = [*bare(inputs, planes, 1, side * stride), *rest, *bare(inputs, wide, 1, side)]
+    return [*first, *(blocks - 1) * [*bare(wide, planes, 1, side), *rest]]
+
+
+def resnet(blocks: int, side: int) -> list[Layer]:
+    """9 blocks + 2 layers over one-channel images."""
+    stages = [stage(16, 16, blocks, side), stage(64, 32, blocks, side // 2, 2)]
+    stages.append(stage(128, 64, blocks, side // 4, 2))
+    return [*bare(1, 16, 3, side), *(layer for one in stages for layer in one), linear(256, 10)]
+
+
 BY_HAND: dict[tuple[str, tuple[int, ...]], list[Layer]] = {
     ("logistic", MNIST): [linear(784, 10)],
     ("logistic", (7,)): [linear(7, 10)],
@@ -64,6 +89,30 @@ BY_HAND: dict[tuple[str, tuple[int, ...]], list[Layer]] = {
         linear(120, 84),
         linear(84, 10),
     ],
+    ("alexnet", CIFAR): [
+        conv(3, 64, 3, 16, 16),
+        conv(64, 192, 3, 8, 8),
+        *(conv(192, 384, 3, 4, 4), conv(384, 256, 3, 4, 4), conv(256, 256, 3, 4, 4)),
+        *(linear(1024, 4096), linear(4096, 4096), linear(4096, 10)),
+    ],
+    ("alexnet_imagenet", (1, 63, 63)): [
+        *(conv(1, 64, 11, 15, 15), conv(64, 192, 5, 7, 7)),
+        *(conv(192, 384, 3, 3, 3), conv(384, 256, 3, 3, 3), conv(256, 256, 3, 3, 3)),
+        *(linear(256, 4096), linear(4096, 4096), linear(4096, 10)),
+    ],
+    ("vgg11", CIFAR): [
+        *(conv(3, 64, 3, 32, 32), conv(64, 128, 3, 16, 16)),
+        *(conv(128, 256, 3, 8, 8), conv(256, 256, 3, 8, 8)),
+        *(conv(256, 512, 3, 4, 4), conv(512, 512, 3, 4, 4)),
+        *(conv(512, 512, 3, 2, 2), conv(512, 512, 3, 2, 2)),
+        *(linear(512, 4096), linear(4096, 4096), linear(4096, 10)),
+    ],
+    ("resnet4", DIGITS): [*bare(1, 16, 3, 8), *2 * bare(16, 16, 3, 8), linear(16, 10)],
+    ("resnet6", DIGITS): [*bare(1, 16, 3, 8), *4 * bare(16, 16, 3, 8), linear(16, 10)],
+    ("resnet8", DIGITS): [*bare(1, 16, 3, 8), *stage(16, 16, 2, 8), linear(64, 10)],
+    ("resnet20", DIGITS): resnet(2, 8),
+    ("resnet56", DIGITS): resnet(6, 8),
+    ("resnet110", DIGITS): resnet(12, 8),
 }
 CASES = pytest.mark.parametrize(("name", "shape"), BY_HAND)
 
@@ -159,5 +208,5 @@ def test_convolutions_over_vectors_are_refused(name: str) -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown network 'resnet'; choose one of bench_cnn, cnn"):
+    with pytest.raises(ValueError, match="unknown network 'resnet'; choose one of alexnet, alexnet_imagenet, bench_cnn, cnn"):
         build_network("resnet", input_shape=MNIST, num_classes=10)

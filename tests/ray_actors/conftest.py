@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from local_run import make_job
 
-from harness import config
+from harness import loading
 from harness.run.method import method_config
 from harness.run.records import Commit
 from harness.run.runtime import LocalRuntime, Runtime
@@ -42,7 +42,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
     monkeypatch.syspath_prepend(HERE)
 
     def run(words: list[str], *, runtime: Runtime | None = None) -> list[Commit]:
-        cfg = config.load([*TINY, *words], method_config=method_config)
+        cfg = loading.load([*TINY, *words], method_config=method_config)
         engine = (runtime or LocalRuntime()).start(make_job(cfg, tmp_path / "states"), restored=None)
         return [engine.run_round(round) for round in range(cfg.run.num_rounds)]
 

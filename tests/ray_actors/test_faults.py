@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from conftest import TINY, Play, assert_same
 
-from harness import config
+from harness import loading
 from harness.run.driver import execute
 from harness.run.method import method_config
 from harness.run.runtime import LocalRuntime
@@ -46,7 +46,7 @@ def test_a_killed_server_continues_from_the_last_checkpoint(
     folders = {}
     for name, runtime in (("ray", ray_runtime), ("local", LocalRuntime())):
         results = tmp_path / name
-        cfg = config.load([*words, f"run.results_dir={results}"], method_config=method_config)
+        cfg = loading.load([*words, f"run.results_dir={results}"], method_config=method_config)
         execute(cfg, runtime=runtime)
         assert tomb.exists()
         folders[name] = results / cfg.run_id
@@ -57,7 +57,7 @@ def test_a_killed_server_continues_from_the_last_checkpoint(
 
 DRIVER = """
 import os, signal, sys
-from harness import config
+from harness import loading
 from harness.run.driver import execute
 from harness.run.method import method_config
 from ray_actors.launch import RayRuntime
@@ -69,7 +69,7 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
     def finish(self, summary): pass
 
-execute(config.load(sys.argv[1:], method_config=method_config), runtime=RayRuntime(), sinks=[Killer()])
+execute(loading.load(sys.argv[1:], method_config=method_config), runtime=RayRuntime(), sinks=[Killer()])
 """
 
 
@@ -86,7 +86,7 @@ def test_a_killed_driver_is_resumed_to_the_same_bits(
         ([*killed, "run.resume=true"], ray_runtime),
         ([*words, f"run.results_dir={tmp_path / 'local'}"], LocalRuntime()),
     ):
-        cfg = config.load(extra, method_config=method_config)
+        cfg = loading.load(extra, method_config=method_config)
         execute(cfg, runtime=runtime)
         folders.append(Path(cfg.run.results_dir) / cfg.run_id)
     assert rounds(folders[0]) == rounds(folders[1])

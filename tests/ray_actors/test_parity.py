@@ -15,6 +15,15 @@ def test_every_method_equals_its_local_run(method: str, play: Play, ray_runtime:
     assert_same(play(words), play(words, runtime=ray_runtime))
 
 
+def test_exchanges_without_a_barrier_outlast_rounds_on_any_number_of_actors(
+    play: Play, ray_runtime: RayRuntime
+) -> None:
+    words = ["method=fedgkt", "method.mode=async", "method.server=resnet19", "method.server_epochs=1"]
+    words += ["fleet.profiles={phone: 1, laptop: 1}", "method.batch_size=16", "run.num_rounds=3"]
+    on_ray = play([*words, "runtime.min_actors=2"], runtime=ray_runtime)
+    assert_same(play(words), on_ray)
+
+
 @pytest.mark.parametrize("num_actors", [1, 3])
 def test_number_of_actors_changes_no_bit(num_actors: int, play: Play, ray_runtime: RayRuntime) -> None:
     words = ["method=fedavg", "scheduler.cohort_size=4"]

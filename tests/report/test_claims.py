@@ -198,6 +198,16 @@ def test_smoke_is_indicative_and_small_holds_on_a_condition(tmp_path: Path) -> N
     assert ask(tmp_path, expected="> 0.1").outcome == "holds"
 
 
+def test_a_smaller_scale_may_leave_cells_out(tmp_path: Path) -> None:
+    write_claims(tmp_path, [])
+    without = SCALES.replace("run.num_rounds: 2", "run.num_rounds: 2, variant: [sgd]")
+    (tmp_path / "sweeps/toy/table.yaml").write_text(SWEEP + without)
+    write_runs(tmp_path, "sgd", FIVE, scale="smoke")
+    assert ask(tmp_path, expected="> 0.1").outcome == "not run"
+    write_runs(tmp_path, "avg", FIVE, scale="small")
+    assert ask(tmp_path, expected="> 0.1").outcome == "holds with a condition"
+
+
 def test_four_seeds_are_indicative(tmp_path: Path) -> None:
     write_runs(tmp_path, "avg", FIVE[:4])
     found = ask(tmp_path, expected="> 0.1")

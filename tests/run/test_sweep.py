@@ -94,6 +94,18 @@ def test_a_scale_wins_over_variants_and_replaces_grid_lists(sweep_file: Path) ->
     ]
 
 
+def test_a_scale_may_change_single_variants(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        FULL.replace("  paper: {}", "  paper: {run.num_rounds: 4, variants: {prox: {method.mu: 0.5}}}")
+    )
+    words = ["partition=iid", "seed=0"]
+    plain, prox = (cell.cfg for cell in expand(path, scale="paper", words=words))
+    assert (plain.method.name, plain.run.num_rounds) == ("fedavg", 4)
+    assert (prox.method.mu, prox.run.num_rounds) == (0.5, 4)
+    assert [cell.cfg.method.mu for cell in expand(path, words=["variant=prox", *words])] == [0.25]
+
+
 def test_words_win_over_everything_and_pick_grid_values(sweep_file: Path) -> None:
     words = ["variant=prox", "partition=iid", "run.seed=[7,8]", "run.num_rounds=1"]
     cells = expand(sweep_file, scale="smoke", words=words)
@@ -132,6 +144,11 @@ def test_a_sweep_of_one_cell_is_labelled_by_its_name(tmp_path: Path) -> None:
         ("grid: [1]", "grid: must hold"),
         ("variants: {a: 3}", "variants.a: must hold"),
         ("scales: {papr: {}}", "scales.papr: unknown scale; did you mean paper?"),
+        (
+            "{variants: {ab: {}}, scales: {paper: {variants: {ac: {}}}}}",
+            "unknown variant 'ac'; did you mean ab?",
+        ),
+        ("{variants: {ab: {}}, scales: {paper: {variants: {ab: 1}}}}", "scales.paper.variants.ab: must hold"),
         ("base: {run.seed: 1", "not YAML"),
         ("- 1", "must hold name, description"),
     ],

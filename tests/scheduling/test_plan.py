@@ -30,7 +30,11 @@ def plan(clients: list[int]) -> RoundPlan:
 
 def test_one_client_of_a_plan() -> None:
     assert plan([2, 5, 9])[ClientId(9)] == Assignment(
-        client=ClientId(9), submodel=SMALL, point=OperatingPoint(9.0, 90.0, 900.0, 1.0), fails=True
+        client=ClientId(9),
+        submodel=SMALL,
+        point=OperatingPoint(9.0, 90.0, 900.0, 1.0),
+        fails=True,
+        instance=SMALL,
     )
     assert plan([2, 5, 9])[ClientId(2)].submodel == BIG
     assert not plan([2, 5, 9])[ClientId(2)].fails
