@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY) ## Install into .venv
 
-demo: $(READY) ## The main job: five methods on digits through Ray, a table and an HTML page
+demo: $(READY) ## The main job: the methods on digits through Ray, a table and an HTML page
 	$(BIN)/harness sweep sweeps/demo.yaml --set run.results_dir=$(RESULTS)/demo $(DEMO_ARGS)
 	$(BIN)/harness report $(RESULTS)/demo
 
@@ -45,6 +45,9 @@ golden: $(READY) ## Rewrite tests/golden; review the diff
 bench: $(READY) ## Speed against the floor and the peers that are installed (see bench-peers)
 	$(BIN)/python tests/benchmarks/bench.py $(BENCH_ARGS)
 
+bench-planning: $(READY) ## Seconds to plan a round of a thousand to a million clients
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/planning.py
+
 bench-peers: ## Environments of the peers that `bench` compares with
 	sh tests/benchmarks/install_peers.sh
 
@@ -57,4 +60,4 @@ wandb-sync: $(READY) ## Upload clean W&B runs rebuilt from the files of every ru
 clean: ## Remove caches and the demo's results (not the environment)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis $(RESULTS)/demo
 
-.PHONY: help setup demo test test-fast lint types check golden bench bench-peers claims wandb-sync clean
+.PHONY: help setup demo test test-fast lint types check golden bench bench-planning bench-peers claims wandb-sync clean

@@ -49,14 +49,14 @@ def load(
     name = str(method.get("name", "fedavg"))
     method_cls = method_config(name)
     root = _merge(_schema(Config), given)
-    section = _merge(_schema(method_cls), OmegaConf.create({**method, "name": name}), "method.")
+    section = _merge(_schema(cast(Any, method_cls)), OmegaConf.create({**method, "name": name}), "method.")
     cfg: Config = dataclasses.replace(_to_object(root), method=_to_object(section, "method."))
     check(cfg)
     return cfg
 
 
 @functools.cache
-def _schema(cls: type) -> DictConfig:
+def _schema(cls: Any) -> DictConfig:
     """Names, types and defaults of a dataclass. Merging copies it; making it costs most of a load."""
     return cast(DictConfig, OmegaConf.structured(cls))
 
@@ -76,7 +76,7 @@ def _parse_word(word: str) -> DictConfig:
     require("=" in word, f"{word!r} is not key=value; write for example run.num_rounds=10")
     try:
         tree = OmegaConf.to_container(OmegaConf.from_dotlist([word]))
-    except (OmegaConfBaseException, yaml.YAMLError, IndexError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, IndexError, UnicodeError) as error:
         raise ConfigError(f"{word!r}: {' '.join(str(error).split())}") from None
     return OmegaConf.create(_expand(cast(dict[str, Any], tree)))
 

@@ -28,7 +28,8 @@ class Lower(L.LightningModule):
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """The sum of all activations: any gradient at the cut costs as much as this one's, which is 1."""
-        return self(batch[0]).sum()
+        activations: Tensor = self(batch[0])
+        return activations.sum()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Plain SGD over all parameters."""

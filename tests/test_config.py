@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import attrgetter, getitem
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,9 @@ OTHER = {
     "str": lambda old: "something",
     "list[str]": lambda old: "[a, b]",
     "list[float]": lambda old: "[0.5, 1]",
+    "list[int]": lambda old: "[2, 3]",
     "list[list[int]]": lambda old: "[[1, 2], [3, 4]]",
+    "dict[str, list[int]]": lambda old: "{thin: [1, 2]}",
     "dict[str, float]": lambda old: "{phone: 1, laptop: 2.5}",
     "dict[str, Any]": lambda old: "{a: 1, b: [x, y]}",
 }
@@ -66,13 +70,19 @@ OTHER = {
 
 def leaves() -> Iterator[tuple[str, str, Any]]:
     """Path, type and default of every key."""
+
+    def below(holder: Any, prefix: str) -> Iterator[tuple[str, str, Any]]:
+        for leaf in dataclasses.fields(holder):
+            value, path = getattr(holder, leaf.name), f"{prefix}.{leaf.name}"
+            kind = leaf.type if isinstance(leaf.type, str) else inspect.formatannotation(leaf.type)
+            if dataclasses.is_dataclass(value):
+                yield from below(value, path)
+            else:
+                yield path, kind.replace(" | None", "").replace("typing.", ""), value
+
     defaults = load()
     for section in dataclasses.fields(Config):
-        holder = getattr(defaults, section.name)
-        for leaf in dataclasses.fields(holder):
-            kind = leaf.type if isinstance(leaf.type, str) else inspect.formatannotation(leaf.type)
-            path = f"{section.name}.{leaf.name}"
-            yield path, kind.replace(" | None", "").replace("typing.", ""), getattr(holder, leaf.name)
+        yield from below(getattr(defaults, section.name), section.name)
 
 
 LEAVES = list(leaves())
@@ -112,12 +122,13 @@ def test_every_key_is_reached_and_is_in_the_hash_if_it_may_change_a_result(
 ) -> None:
     word = other_value(path, kind, default)
     cfg = load(f"{path}={word}")
-    section, key = path.split(".")
-    assert getattr(getattr(cfg, section), key) == yaml.safe_load(word) != default
+    assert attrgetter(path)(cfg) == yaml.safe_load(word) != default
     assert (cfg.digest == DEFAULTS.digest) is (path in FREE)
     # Nothing else moved.
+    *sections, key = path.split(".")
     tree, defaults = as_dict(cfg), as_dict(DEFAULTS)
-    del tree[section][key], defaults[section][key]
+    inner, same = (reduce(getitem, sections, whole) for whole in (tree, defaults))
+    del inner[key], same[key]
     assert tree == defaults
 
 
@@ -128,10 +139,10 @@ def test_what_decides_the_bits_is_in_the_hash() -> None:
 
 def test_words_yaml_and_trees_say_the_same(tmp_path: Path) -> None:
     words = {path: other_value(path, kind, default) for path, kind, default in LEAVES}
-    tree: dict[str, dict[str, Any]] = {}
+    tree: dict[str, Any] = {}
     for path, word in words.items():
-        section, key = path.split(".")
-        tree.setdefault(section, {})[key] = yaml.safe_load(word)
+        *sections, key = path.split(".")
+        reduce(lambda inner, name: inner.setdefault(name, {}), sections, tree)[key] = yaml.safe_load(word)
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(tree))
     cfg = load(*(f"{path}={word}" for path, word in words.items()))

@@ -30,12 +30,12 @@ read = cache(expand)
 @pytest.fixture(autouse=True, scope="module")
 def _equal_networks_are_counted_once() -> Iterator[None]:
     """Counting a deep network takes a second, and a hundred cells have it."""
-    known: dict[tuple[str, str, int], SubmodelProfile] = {}
+    known: dict[str, SubmodelProfile] = {}
 
     def remembered(build: Callable[[], L.LightningModule], *, name: str, task: Task) -> SubmodelProfile:
         with torch.device("meta"):
             module = build()
-        key = (name, f"{module} {task.input_shape}", module.__class__.training_step.__hash__())
+        key = f"{name} {task.input_shape} {module}"
         if key not in known:
             known[key] = profile(build, name=name, task=task)
         return known[key]
@@ -71,5 +71,5 @@ def test_claims_load() -> None:
 def test_the_demo_compares_the_baselines_on_unequal_devices() -> None:
     cells = expand(SWEEPS / "demo.yaml")
     methods = {cell.cfg.method.name for cell in cells}
-    assert methods == {"fedavg", "fedprox", "fedsgd", "centralized", "local_only"}
+    assert methods >= {"fedavg", "fedprox", "fedsgd", "centralized", "local_only", "fdnnc"}
     assert {len(cell.cfg.fleet.profiles) for cell in cells} == {4}

@@ -55,7 +55,8 @@ def rayleigh_bps(sinr: Column, bandwidth_hz: Column, *, fading: str = "outside")
     s = np.asarray(sinr, dtype=np.float64)
     with np.errstate(divide="ignore"):
         nats = np.log1p(s) if fading == "inside" else scaled_exp1(1 / s)
-    return bandwidth_hz * (nats / np.log(2.0))
+    rate: Column = bandwidth_hz * (nats / np.log(2.0))
+    return rate
 
 
 def scaled_exp1(x: Column) -> NDArray[np.float64]:

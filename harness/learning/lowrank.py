@@ -184,9 +184,9 @@ def layer_rows(layers: Sequence[Layer]) -> list[dict[str, Any]]:
             "rank": layer.rank,
             "dense": layer.dense_params,
             "factored": layer.factored_params,
-            "smaller": layer.factored_params < layer.dense_params,
             "grows_from_rank": layer.dense_params // sum(layer.shape) + 1,
             "svd_flops": translation_flops(layer),
+            "note": "" if layer.factored_params < layer.dense_params else "not smaller than dense",
         }
         for layer in layers
     ]
@@ -207,9 +207,9 @@ def saving_rows(layers: Sequence[Layer], *, num_params: int) -> list[dict[str, A
                 "name": name,
                 "big": big,
                 "small": small,
-                "ratio": big / small,
+                "ratio": round(big / small, 4),
                 "half": half,
-                "half_saving": 1 - half / small,
+                "half_saving": round(1 - half / small, 4),
             }
         )
     return rows

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from harness.config import nearest, require
+from harness.cost.submodel import SubmodelProfile
 from harness.data.task import Task
 from harness.exchange.client import Client
 from harness.exchange.cohort import Cohort
@@ -76,7 +77,7 @@ class FdnncConfig(TrainingConfig):
     rank: int = 32
     """Of every fully connected layer; a layer whose shorter side is smaller keeps its full rank."""
     bfirst_rounds: int = 400
-    """R0: rounds of BFIRST in which the big devices train alone."""
+    """R0: rounds of BFIRST in which the big devices train alone; the small ones do from then on."""
     loss: str = "cross_entropy"
     """cross_entropy, or squared_error of the outputs to the one-hot label as the paper prints."""
     late_share: float = 0.0
@@ -84,7 +85,7 @@ class FdnncConfig(TrainingConfig):
     join_round: int = 0
     """First round of the late devices; they start from the global model, as every round does."""
     gap: bool = True
-    """Record `fdnnc/gap` (uncharged) where small devices send both factors; needs memory for A B^T."""
+    """Record `fdnnc/gap` (uncharged) where small devices send both factors; actors then sum A B^T too."""
 
     def check(self) -> None:
         TrainingConfig.check(self)
@@ -175,7 +176,7 @@ class Fdnnc(Method[FdnncClient, FdnncConfig]):
             SMALL: lambda: build(SMALL, self.place.task, self.cfg),
         }
 
-    def submodels(self) -> Mapping[SubmodelId, Any]:
+    def submodels(self) -> Mapping[SubmodelId, SubmodelProfile]:
         return {SubmodelId(name): self.profile(name, one) for name, one in self.models().items()}
 
     def required(self) -> frozenset[SubmodelId]:
@@ -271,14 +272,13 @@ class Fdnnc(Method[FdnncClient, FdnncConfig]):
         return self.factors or to_factors(self.weights, self.layers, place=self.place)
 
     def evaluate(self, cohort: Cohort[FdnncClient]) -> Metrics:
-        found: dict[str, float] = {}
+        scores: dict[SubmodelId, Mapping[str, float]] = {}
         for kind, state in ((BIG, self.dense()), (SMALL, self.low_rank())):
             module = self.place.module(kind, self.models()[kind])
             load_state(module, state)
-            scores = evaluate_splits(module, place=self.place)
-            found |= {f"{name}_{kind}": value for name, value in scores.items()}
-            found = {**scores, **found} if kind == BIG else found
-        return found
+            scores[kind] = evaluate_splits(module, place=self.place)
+        named = {f"{name}_{kind}": value for kind, one in scores.items() for name, value in one.items()}
+        return {**scores[BIG], **named}
 
     def tables(self) -> Mapping[str, list[dict[str, Any]]]:
         return {

@@ -6,10 +6,10 @@ the server sends each client soft labels of its own examples. `mode: async` is t
 learns from a client's tensors as soon as they arrive, in simulated time.
 
 Differs: the factors T^2 and alpha are not in the paper's equations, they come from its public release. Soft
-labels are kept and sent by sample id; that release keys them by batch number under a shuffling loader, and they
-belong to other images. What a `distill` mode does not use does not travel. All clients start from one edge. A
-shard smaller than a batch is one batch. Plateaus are measured on val; the release reads the test set, which
-`server_schedule: plateau_on_test` repeats.
+labels are kept and sent by sample id; that release keys them by batch number under a shuffling loader, where
+they belong to other images. What a `distill` mode does not use does not travel. All clients start from one
+edge. A shard smaller than a batch is one batch. Plateaus are measured on val; the release reads the test set,
+which `server_schedule: plateau_on_test` repeats.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -21,6 +21,7 @@ With every client on the whole network this is FedAvg, to the last bit.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -145,12 +146,12 @@ class MFL(Method[MFLClient, MFLConfig]):
         self.weights: dict[str, Tensor] = {}
 
     def models(self) -> Mapping[str, Callable[[], L.LightningModule]]:
-        return {name: lambda name=name: self.cut.build(name) for name in self.cut.structures}  # type: ignore[misc]
+        return {name: partial(self.cut.build, name) for name in self.cut.structures}
 
     def submodels(self) -> Mapping[SubmodelId, SubmodelProfile]:
         found = {}
         for name, structure in self.cut.structures.items():
-            profile = self.profile(name, lambda name=name: self.cut.build(name))
+            profile = self.profile(name, partial(self.cut.build, name))
             found[name] = replace(profile, num_instances=structure.num_instances)
         return found
 

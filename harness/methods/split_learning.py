@@ -28,14 +28,15 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.config import require
-from harness.data.task import Batch, Task
+from harness.data.task import Batch
 from harness.exchange.client import Client
 from harness.exchange.cohort import Cohort
 from harness.exchange.payloads import Activations, Gradients, Weights
 from harness.learning.aggregation import WeightSum
+from harness.learning.cuts import cut_module, cut_network
 from harness.learning.evaluation import evaluate_splits
 from harness.learning.models import (
     TrainingConfig,
@@ -49,9 +50,7 @@ from harness.learning.training import BatchStream, batch_sizes, laid_out
 from harness.learning.weights import load_state, snapshot, state_of
 from harness.learning.workplace import Workplace
 from harness.run.method import FULL, Exchange, Method, Metrics
-from harness.types import ClientId, ConfigError, SubmodelId
-from lightning_modules.partitioned import Lower, cut_after, cut_points, default_cut
-from lightning_modules.server import Server
+from harness.types import ClientId, SubmodelId
 
 LOWER = SubmodelId("lower")
 """What a client holds."""
@@ -88,7 +87,7 @@ class SplitClient(Client[SplitLearningConfig]):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.lower = self.place.module(LOWER, lambda: Lower(cut_network(self.place.task, self.cfg.cut)[0]))
+        self.lower = self.place.module(LOWER, lambda: cut_network(self.place.task, self.cfg.cut)[0])
         self.lower.train()
         self.optimizer = make_optimizer(self.lower.parameters(), self.cfg, round=0)
         self.stream = self._stream()
@@ -176,12 +175,16 @@ class SplitLearning(Method[SplitClient, SplitLearningConfig]):
             cut_network(place.task, cfg.cut)
 
     def models(self) -> Mapping[str, Callable[[], L.LightningModule]]:
-        task = self.place.task
-        return {LOWER: lambda: Lower(cut_network(task, self.cfg.cut)[0]), FULL: lambda: build_module(task)}
+        task, cut = self.place.task, self.cfg.cut
+        return {
+            LOWER: lambda: cut_network(task, cut)[0],
+            "upper": lambda: cut_network(task, cut)[1],
+            FULL: lambda: build_module(task),
+        }
 
     def exchanges(self, num_examples: int) -> Sequence[Exchange]:
         with torch.device("meta"):
-            lower = Lower(cut_network(self.place.task, self.cfg.cut)[0])
+            lower, _ = cut_network(self.place.task, self.cfg.cut)
             weights = Weights(params=state_of(lower))
             sizes = batch_sizes(num_examples, cfg=self.cfg)
             at_cut = {n: lower(torch.empty(n, *self.place.task.input_shape)) for n in set(sizes)}
@@ -197,9 +200,8 @@ class SplitLearning(Method[SplitClient, SplitLearningConfig]):
 
     def start(self) -> None:
         self.module = self.place.initial(lambda: build_module(self.place.task))
-        lower, upper = cut_module(self.module, self.cfg.cut, task=self.place.task)
         # Both share their layers with the whole network, which evaluation and checkpoints read.
-        self.lower, self.upper = Lower(lower), Server(upper)
+        self.lower, self.upper = cut_module(self.module, self.cfg.cut, task=self.place.task)
         self.optimizer = make_optimizer(self.upper.parameters(), self.cfg, round=0)
 
     def round(self, cohort: Cohort[SplitClient]) -> Metrics:
@@ -281,25 +283,3 @@ def take_step(optimizer: torch.optim.Optimizer, cfg: TrainingConfig, *, round: i
         group["lr"] = cfg.lr * cfg.lr_decay**round
     optimizer.step()
     optimizer.zero_grad()
-
-
-def cut_network(task: Task, cut: str) -> tuple[nn.Sequential, nn.Sequential]:
-    """(lower, upper) of a new network of the task. Raises ConfigError where `cut` names no possible cut."""
-    return cut_module(build_module(task), cut, task=task)
-
-
-def cut_module(module: L.LightningModule, cut: str, *, task: Task) -> tuple[nn.Sequential, nn.Sequential]:
-    """(lower, upper) of `module`'s network, sharing its layers. Raises ConfigError like `cut_network`."""
-    network = getattr(module, "network", None)
-    names = cut_points(network) if isinstance(network, nn.Module) else []
-    if not names:
-        raise ConfigError(
-            f"task.model={task.cfg.model}: split_learning needs an nn.Sequential with two or more layers "
-            "that have parameters, such as cnn, mlp or resnet20"
-        )
-    assert isinstance(network, nn.Sequential)
-    chosen = default_cut(network) if cut == "auto" else cut
-    require(
-        chosen in names, f"method.cut: no cut after layer {cut!r}; choose one of auto, {', '.join(names)}"
-    )
-    return cut_after(network, chosen)

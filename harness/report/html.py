@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from harness.report import curves, tables
+from harness.report import curves, plans, tables
 from harness.report.frames import AXES, Results, load, read_ledger
 from harness.report.markup import (
     broken,
@@ -105,6 +105,7 @@ def _task_section(results: Results, runs: pd.DataFrame, table: pd.DataFrame, *, 
     figures = curves.accuracy_pictures(results, task=task, key=key)
     paretos = [curves.pareto_picture(table, axis=a, key=f"{key}-pareto-{a}") for a in ("joules", "bytes")]
     figures += [picture for picture in paretos if picture is not None]
+    figures += plans.plan_pictures(results, runs, key=key)
     figures += _partition_pictures(results, runs, key=key)
     parts = [
         f'<section><h2>{escape(task)}</h2><p class="setting">{escape(_setting(runs))}</p>',

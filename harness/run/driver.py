@@ -21,7 +21,7 @@ from harness.run.runtime import EngineLost, Running, Runtime
 from harness.run.sinks import Sink
 from harness.run.store import RunStore, finished_summary
 from harness.scheduling.fleet import build_fleet, server_profile
-from harness.scheduling.policies import load_policy
+from harness.scheduling.policies import check_policy, load_policy
 from harness.scheduling.scheduler import Scheduler
 from harness.types import SubmodelId
 
@@ -101,7 +101,9 @@ def preflight(cfg: Config) -> Task:
     if not wants_gpu or torch.cuda.is_available():
         place = Workplace(cfg, task=task, splits=None, threads=cfg.runtime.server_threads)
         method = load_method(cfg.method.name)(cfg.method, place)
-        check_roles(cfg, submodels=method.submodels(), required=method.required())
+        submodels = method.submodels()
+        check_roles(cfg, submodels=submodels, required=method.required())
+        check_policy(cfg.scheduler, submodels, total=cfg.partition.num_clients)
     return task
 
 

@@ -125,6 +125,6 @@ def _numbers(column: "pd.Series[float]", *, file: str) -> "pd.Series[float]":
         row = int(np.flatnonzero(odd)[0])
         bound = ">= 0" if column.name in MAY_BE_ZERO else "> 0"
         raise DataError(
-            f"fleet.table={file}, row {row}: {column.name} must be {bound}, got {column.iloc[row]!r}"
+            f"fleet.table={file}, row {row}: {column.name} must be {bound}, got {str(column.iloc[row])!r}"
         )
     return numbers

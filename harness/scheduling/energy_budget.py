@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.config import SchedulerConfig, require
+from harness.cost.devices import OperatingPoint
 from harness.cost.submodel import SubmodelProfile
 from harness.scheduling import mixes
 from harness.scheduling.plan import RoundPlan
@@ -136,7 +137,7 @@ class _Comparison:
     def __init__(
         self, problem: Problem, sample: Ints, most: Ints, cfg: SchedulerConfig, *, share: float
     ) -> None:
-        self.problem, self.cfg, self.share = problem, cfg, share
+        self.cfg, self.share = cfg, share
         self.sample = problem.rows(sample)
         self.most = most[sample]
         self.information = agi(self.sample, cfg)
@@ -146,14 +147,14 @@ class _Comparison:
         found = [self._utility(shares[start : start + 512]) for start in range(0, len(shares), 512)]
         utility, seconds = (np.concatenate(column) for column in zip(*found, strict=True))
         if not np.isfinite(seconds).any():
-            counts = mixes.whole(shares, len(self.problem), self.problem.multiples)
-            raise infeasible(self.problem, counts, self._limitless(shares), self.cfg)
+            counts = mixes.whole(shares, round(len(self.sample) / self.share), self.sample.multiples)
+            raise infeasible(self.sample, counts, self._limitless(shares), self.cfg)
         return int(np.argmax(utility))
 
     def _kinds(self, shares: Floats) -> Ints:
         ends = np.cumsum(shares, axis=1) * len(self.sample)
         place = np.arange(len(self.sample)) + 0.5
-        laid = (place[None, :, None] > ends[:, None, :-1]).sum(axis=-1)
+        laid: Ints = (place[None, :, None] > ends[:, None, :-1]).sum(axis=-1)
         return np.maximum(laid, self.most)
 
     def _seconds(self, kind: Ints, max_s: float) -> Floats:
@@ -178,32 +179,24 @@ def _plan(
     rng: np.random.Generator,
     choose: Choose,
 ) -> RoundPlan:
-    """Draw, assign, drive; whoever cannot carry its submodel gets a smaller one, until all can."""
+    """Draw a cohort, assign, set clocks and rates."""
     present = states.present()
     size = min(cfg.cohort_size or len(present), len(present))
     drawn = np.sort(present[rng.choice(len(present), size=size, replace=False)])
     fails = rng.random(size) < cfg.failure_probability
     problem = Problem(states, submodels, drawn)
+    kind, points = _settle(problem, cfg, choose)
     none = len(problem.kinds)
-    most = problem.fits_memory()
-    no_room = most == none
-    order = problem.order()
-    while True:
-        rows = order[most[order] < none]
-        kind = choose(problem, rows, most) if len(rows) else np.full(size, none)
-        active = np.flatnonzero(kind < none)
-        part = problem.rows(active)
-        points, spent = drive(part, kind[active], cfg)
-        dry = active[spent > part.battery_j]
-        if not len(dry):
-            break
-        most[dry] = kind[dry] + 1
-    reasons = {"memory": int(no_room.sum()), "battery": int((~no_room & (kind == none)).sum())}
+    reasons = {
+        "memory": int((problem.fits_memory() == none).sum()),
+        "battery": int(((problem.fits_memory() < none) & (kind == none)).sum()),
+    }
     names = list(submodels)
     place = np.array([names.index(k.name) for k in problem.kinds], dtype=np.int64)
+    active = kind < none
     return RoundPlan(
         round=round,
-        clients=part.clients,
+        clients=drawn[active],
         submodels=tuple(names),
         submodel_index=place[kind[active]],
         points=points,
@@ -211,3 +204,23 @@ def _plan(
         deadline_s=cfg.deadline_s,
         skipped=states.absent() | {reason: n for reason, n in reasons.items() if n},
     )
+
+
+def _settle(problem: Problem, cfg: SchedulerConfig, choose: Choose) -> tuple[Ints, OperatingPoint]:
+    """Kinds [K] (S: none) and the points of those that get one.
+
+    Whoever has no room or charge for its submodel gets the next smaller one, until everyone's plan holds.
+    """
+    none = len(problem.kinds)
+    most = problem.fits_memory()
+    order = problem.order()
+    while True:
+        rows = order[most[order] < none]
+        kind = choose(problem, rows, most) if len(rows) else np.full(len(problem), none)
+        active = np.flatnonzero(kind < none)
+        part = problem.rows(active)
+        points, spent = drive(part, kind[active], cfg)
+        dry = active[spent > part.battery_j]
+        if not len(dry):
+            return kind, points
+        most[dry] = kind[dry] + 1

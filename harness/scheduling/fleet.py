@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.config import FleetConfig, require
+from harness.config import FleetConfig, LinkConfig, require
 from harness.cost.devices import DeviceProfile, find_profile
 from harness.scheduling.channels import Channel, connect, draw_distances
 from harness.scheduling.device_table import CONSTANTS, DeviceTable, read_table
@@ -62,9 +62,8 @@ def build_fleet(cfg: FleetConfig, *, num_clients: int, seed: int) -> Fleet:
     shares = dict(cfg.profiles) or {DEFAULT_PROFILE: 1.0}
     named = [find_profile(name, key="fleet.profiles").device for name in shares]
     require(cfg.speed_sigma >= 0, f"fleet.speed_sigma must be >= 0, got {cfg.speed_sigma}")
-    counts = _largest_remainder(np.array(list(shares.values()), dtype=np.float64), num_clients)
-    streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(6)]
-    deal, clock, link, hertz, place, rows = streams
+    counts = _largest_remainder(np.array(list(shares.values())), num_clients)
+    deal, clock, link, hertz, place, rows = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(6))
     index = deal.permutation(np.repeat(np.arange(len(named), dtype=np.int64), counts))
     table = read_table(cfg, num_clients=num_clients, rng=rows) if cfg.table else None
     if table is not None and (names := table.profiles()) is not None:
@@ -82,13 +81,9 @@ def build_fleet(cfg: FleetConfig, *, num_clients: int, seed: int) -> Fleet:
         )
     if cfg.clock_hz:
         devices = replace(devices, max_frequency_hz=hertz.uniform(*_clocks(cfg), size=num_clients))
-    distance_m = draw_distances(cfg.link, num_clients, place)
-    bandwidth_hz = np.full(num_clients, cfg.link.bandwidth_hz)
-    if table is not None:
-        devices = _overridden(devices, table)
-        distance_m = table.column("distance_m", distance_m)
-        bandwidth_hz = table.column("bandwidth_hz", bandwidth_hz)
-    devices, channel = connect(devices, cfg.link, distance_m=distance_m, bandwidth_hz=bandwidth_hz)
+    devices, channel = _placed(
+        devices, cfg.link, table, distance_m=draw_distances(cfg.link, num_clients, place)
+    )
     return Fleet(
         profiles=tuple(shares),
         profile_index=index,
@@ -101,6 +96,19 @@ def build_fleet(cfg: FleetConfig, *, num_clients: int, seed: int) -> Fleet:
 def server_profile(cfg: FleetConfig) -> DeviceProfile:
     """The server's device, plain numbers. Raises ConfigError for an unknown profile."""
     return find_profile(cfg.server, key="fleet.server").device
+
+
+def _placed(
+    devices: DeviceProfile, cfg: LinkConfig, table: DeviceTable | None, *, distance_m: NDArray[np.float64]
+) -> tuple[DeviceProfile, Channel | None]:
+    """Devices at their distances, with what a table says."""
+    bandwidth_hz = np.full(len(distance_m), cfg.bandwidth_hz)
+    if table is not None:
+        columns = (table.column(name, np.asarray(getattr(devices, name), np.float64)) for name in CONSTANTS)
+        devices = DeviceProfile(*columns)
+        distance_m = table.column("distance_m", distance_m)
+        bandwidth_hz = table.column("bandwidth_hz", bandwidth_hz)
+    return connect(devices, cfg, distance_m=distance_m, bandwidth_hz=bandwidth_hz)
 
 
 def _by_name(
@@ -116,11 +124,6 @@ def _by_name(
         list(found.values()),
         np.array([place[name] for name in told], dtype=np.int64),
     )
-
-
-def _overridden(devices: DeviceProfile, table: DeviceTable) -> DeviceProfile:
-    columns = (table.column(name, np.asarray(getattr(devices, name), np.float64)) for name in CONSTANTS)
-    return DeviceProfile(*columns)
 
 
 def _clocks(cfg: FleetConfig) -> tuple[float, float]:

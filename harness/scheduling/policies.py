@@ -4,10 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from harness.config import SchedulerConfig, nearest
+from harness.config import SchedulerConfig, nearest, require
 from harness.cost.submodel import SubmodelProfile
 from harness.scheduling.classes import by_memory, by_share
 from harness.scheduling.energy_budget import energy_budget, fixed_mix, random_mix
+from harness.scheduling.mixes import check_mix
 from harness.scheduling.plan import RoundPlan
 from harness.scheduling.states import DeviceStates as DeviceStates
 from harness.scheduling.states import Policy
@@ -45,6 +46,18 @@ POLICIES: dict[str, Policy] = {
     "fixed_mix": fixed_mix,
     "random_mix": random_mix,
 }
+
+
+def check_policy(
+    cfg: SchedulerConfig, submodels: Mapping[SubmodelId, SubmodelProfile], *, total: int
+) -> None:
+    """Raise ConfigError where a policy cannot plan for these submodels and `total` clients; needs no data."""
+    if cfg.policy == "energy_budget":
+        require(
+            cfg.power_budget_w is not None, "scheduler.policy=energy_budget needs scheduler.power_budget_w"
+        )
+    if cfg.policy == "fixed_mix" or (cfg.policy == "random_mix" and cfg.mix):
+        check_mix(cfg.mix, list(submodels), cohort=cfg.cohort_size or total)
 
 
 def load_policy(name: str) -> Policy:

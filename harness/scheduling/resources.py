@@ -15,6 +15,7 @@ Shape letters: K clients, ... any leading axes (assignments tried at once).
 """
 
 from dataclasses import dataclass, fields
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,8 @@ class Demand:
 
     def part(self, clients: slice | NDArray[np.int64]) -> "Demand":
         """Columns of some clients."""
-        return Demand(*(None if c is None else c[..., clients] for c in self.columns()))
+        cut = [None if c is None else c[..., clients] for c in self.columns()]
+        return Demand(*cast("list[Floats]", cut))
 
     def columns(self) -> list[Floats | None]:
         """Every field, in order."""
@@ -83,7 +85,8 @@ def demand_of(devices: DeviceProfile, channel: Channel | None, *, flops: Floats,
         None if channel is None else channel.noise_w / channel.gain,
         None if channel is None else channel.bandwidth_hz,
     ]
-    return Demand(*(None if c is None else np.broadcast_to(c, shape) for c in columns))
+    spread = [None if c is None else np.broadcast_to(c, shape) for c in columns]
+    return Demand(*cast("list[Floats]", spread))
 
 
 def send_seconds(demand: Demand, duration_s: Floats, *, start: Floats | None = None) -> Floats:

@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import exp1
 
-from harness.cost.links import noise_power_w, path_loss_gain, shannon_bps, shannon_tx_w, transfer_s
+from harness.cost.links import (
+    dbm_to_w,
+    noise_power_w,
+    path_loss_gain,
+    rayleigh_bps,
+    scaled_exp1,
+    shannon_bps,
+    shannon_tx_w,
+    transfer_s,
+)
 
 
 def test_fixed_rate() -> None:
@@ -52,3 +62,45 @@ def test_columns_equal_their_rows() -> None:
     for row, distance in enumerate(metres):
         one = shannon_bps(0.2, path_loss_gain(float(distance)), 1e6, noise_power_w(1e6))
         assert one == pytest.approx(rates[row], rel=1e-14)
+
+
+# --- Rayleigh fading
+
+
+def test_the_rates_of_fpls_example() -> None:
+    """SINR 3.2 on 20 blocks of 180 kHz."""
+    assert rayleigh_bps(3.2, 20 * 180e3, fading="inside") == pytest.approx(7.453e6, rel=1e-4)
+    assert rayleigh_bps(3.2, 20 * 180e3) == pytest.approx(6.216e6, rel=1e-4)
+
+
+@pytest.mark.parametrize("sinr", [0.01, 0.4, 3.2, 50.0, 1e4])
+def test_the_mean_over_fading_is_that_of_a_million_draws(sinr: float) -> None:
+    draws = np.log2(1 + sinr * np.random.default_rng(0).exponential(size=1_000_000))
+    error = draws.std() / 1000
+    assert rayleigh_bps(sinr, 1.0) == pytest.approx(draws.mean(), abs=5 * error)
+
+
+def test_no_signal_is_too_weak_and_none_too_strong() -> None:
+    sinr = 10.0 ** np.arange(-12, 13)
+    rates, bounds = rayleigh_bps(sinr, 1.0), rayleigh_bps(sinr, 1.0, fading="inside")
+    assert np.isfinite(rates).all()
+    assert (np.diff(rates) > 0).all()
+    assert (rates <= bounds).all()
+    assert rates[0] == pytest.approx(1e-12 / np.log(2), rel=1e-6)  # log2(1 + x) near 0
+    assert rayleigh_bps(0.0, 1.0) == 0.0
+
+
+@given(x=st.floats(1e-6, 1e12))
+def test_the_scaled_integral_lies_between_its_bounds(x: float) -> None:
+    """ln(1 + 2/x) / 2 < e^x E1(x) < ln(1 + 1/x) (Abramowitz and Stegun 5.1.20)."""
+    value = float(scaled_exp1(x))
+    assert np.log1p(2 / x) / 2 * (1 - 1e-12) <= value <= np.log1p(1 / x) * (1 + 1e-12)
+
+
+def test_the_continued_fraction_meets_the_library() -> None:
+    x = np.array([50.0, 50.0 + 1e-9, 200.0, 600.0])
+    np.testing.assert_allclose(scaled_exp1(x), np.exp(x) * exp1(x), rtol=1e-12)
+
+
+def test_dbm() -> None:
+    assert dbm_to_w(np.array([0.0, 10.0, 30.0])).tolist() == pytest.approx([1e-3, 1e-2, 1.0])

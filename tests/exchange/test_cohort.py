@@ -17,7 +17,7 @@ from harness.cost.devices import Work, find_profile
 from harness.exchange.client import Client
 from harness.exchange.cohort import Cohort
 from harness.exchange.payloads import Empty, Payload
-from harness.types import SERVER, Phase
+from harness.types import SERVER, Phase, SubmodelId
 
 BUSY = {C0: 7.0, C1: 10.0, C2: 13.0}
 
@@ -431,3 +431,16 @@ def test_a_round_costs_the_same_whenever_it_begins(tmp_path: Path) -> None:
     (first, one), (second, other) = frames
     assert first == second
     pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def test_a_reduce_may_ask_some_and_say_what_they_play(birds: Aviary) -> None:
+    cohort = birds.cohort()
+    parts = {C2: SubmodelId("half"), C0: SubmodelId("rest")}
+    down = {SubmodelId("half"): cargo(4), SubmodelId("rest"): cargo(8)}
+    total = cohort.reduce(Parrot.answer, down, into=Sum(), parts=parts)  # type: ignore[arg-type,type-var]
+    assert total.count == 1 + 3  # type: ignore[attr-defined]
+    assert cohort.touched == [C0, C2]
+    cohort.close()
+    work = lines(birds).query("endpoint == 'answer'")
+    assert work["submodel"].tolist() == ["rest", "half"]
+    assert work["rx_bytes"].tolist() == [8, 4]

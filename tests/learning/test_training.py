@@ -25,7 +25,7 @@ from harness.learning.models import (
     make_optimizer,
     optimizer_state,
 )
-from harness.learning.training import Trained, train, training_batches
+from harness.learning.training import Trained, examples_seen, train, training_batches
 from harness.learning.workplace import Workplace
 from harness.types import ConfigError
 from lightning_modules.classifier import Classifier
@@ -326,3 +326,19 @@ def test_networks_that_cannot_be_built(model: str, message: str) -> None:
         build_module(task)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, None), (3, None), (1, 1), (1, 4), (1, 11), (1, 7)])
+@pytest.mark.parametrize("batch_size", [0, 4, 10])
+def test_examples_seen_are_those_of_the_batches(epochs: int, steps: int | None, batch_size: int) -> None:
+    cfg = TrainingConfig(local_epochs=epochs, local_steps=steps, batch_size=batch_size)
+    sizes = [1, 4, 10, 17]
+    counted = []
+    for size in sizes:
+        task = Points()
+        shard = whole(task, points([[0.0, 0.0]] * size, [0] * size))
+        batches = training_batches(
+            shard, cfg=cfg, place=make_place(task=task), generator=torch.Generator().manual_seed(0)
+        )
+        counted.append(sum(len(batch.targets) for batch in batches))
+    assert examples_seen(np.array(sizes), cfg).tolist() == counted

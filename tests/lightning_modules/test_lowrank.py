@@ -122,6 +122,24 @@ def test_every_factor_learns_as_the_chain_rule_says() -> None:
     torch.testing.assert_close(layer.weight_b.grad, grad.T @ layer.weight_a.detach(), rtol=1e-4, atol=1e-5)
 
 
+def test_the_gradient_of_b_gives_the_input_away_and_that_of_a_does_not() -> None:
+    """dB = x (A^T e)^T with e = db: one example's x, whoever sends B. dA = e (B^T x)^T: R numbers of it."""
+    torch.manual_seed(0)
+    layer, x = LowRankLinear(N, M, R), torch.randn(1, N)
+    layer(x).square().sum().backward()
+    assert layer.bias is not None
+    e, a, b = layer.bias.grad, layer.weight_a, layer.weight_b
+    assert e is not None
+    assert a.grad is not None
+    assert b.grad is not None
+    known = a.detach().T @ e
+    torch.testing.assert_close(b.grad @ known / (known @ known), x[0], rtol=1e-4, atol=1e-5)
+    seen = a.grad.T @ e / (e @ e)
+    torch.testing.assert_close(seen, b.detach().T @ x[0], rtol=1e-4, atol=1e-5)
+    least = b.detach() @ torch.linalg.solve(b.detach().T @ b.detach(), seen)
+    assert float((least - x[0]).norm() / x.norm()) > 0.5
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_it_trains_under_lightnings_trainer() -> None:
     module = factorize(classifier("cnn"), 4)

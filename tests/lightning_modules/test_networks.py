@@ -89,6 +89,10 @@ BY_HAND: dict[tuple[str, tuple[int, ...]], list[Layer]] = {
         linear(120, 84),
         linear(84, 10),
     ],
+    ("mfl_cnn", MNIST): [
+        *(conv(1, 16, 3, 28, 28), conv(16, 32, 3, 28, 28)),
+        *(conv(32, 32, 3, 14, 14), conv(32, 10, 3, 7, 7)),
+    ],
     ("alexnet", CIFAR): [
         conv(3, 64, 3, 16, 16),
         conv(64, 192, 3, 8, 8),
@@ -208,5 +212,7 @@ def test_convolutions_over_vectors_are_refused(name: str) -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown network 'resnet'; choose one of alexnet, alexnet_imagenet, bench_cnn, cnn"):
+    with pytest.raises(
+        ValueError, match="unknown network 'resnet'; choose one of alexnet, alexnet_imagenet, bench_cnn, cnn"
+    ):
         build_network("resnet", input_shape=MNIST, num_classes=10)

@@ -23,14 +23,18 @@ from harness.types import SubmodelId
 METHODS = method_names()
 NEEDS: dict[str, list[str]] = {
     # Both classes of devices, and a rank that its 4-wide layer does not reach.
-    "fdnnc": ["scheduler.policy=by_share", "scheduler.mix={big: 0.5, small: 0.5}", "method.rank=2"]
-    + ["method.lr=0.1", "method.batch_size=10", "method.local_steps=null"],
-    "fedgkt": ["method.server=resnet19", "method.server_epochs=1", "method.batch_size=16"]
-    + ["method.optimizer=sgd", "method.lr=0.05", "method.eval_clients=1"],
-    **dict.fromkeys(
-        ("heterofl", "mfl"),
-        ["model=cnn", "scheduler.policy=fixed_mix", "scheduler.mix={L: 0.25, M: 0.25, S: 0.25, T: 0.25}"],
-    ),
+    "fdnnc": [
+        *("scheduler.policy=by_share", "scheduler.mix={big: 0.5, small: 0.5}", "method.rank=2"),
+        *("method.lr=0.1", "method.batch_size=10", "method.local_steps=null"),
+    ],
+    "fedgkt": [
+        *("method.server=resnet19", "method.server_epochs=1", "method.batch_size=16"),
+        *("method.optimizer=sgd", "method.lr=0.05", "method.eval_clients=1"),
+    ],
+    **{
+        name: ["model=cnn", "scheduler=fixed_mix", "scheduler.mix={L: 0.25, M: 0.25, S: 0.25, T: 0.25}"]
+        for name in ("heterofl", "mfl")
+    },
     "split_learning": ["model=mlp"],
 }
 """Settings without which a method cannot run on the tiny task, such as a partition into views."""

@@ -1,5 +1,6 @@
 """FDNNC: rounds rebuilt by hand, degenerate equalities, bytes, and devices that change class."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -248,7 +249,15 @@ def test_half_saves_little_of_alexnets_upload(rank: int, percent: float) -> None
     assert 100 * (1 - mean / rows["small_a"]["rx_bytes"]) == pytest.approx(percent, abs=0.05)
     assert rows["big"]["tx_bytes"] == 4 * 23_272_266
     assert found["savings"][1]["small"] == rows["small_a"]["rx_bytes"] // 4
-    assert [row["smaller"] for row in found["layers"]] == [True, True, rank < 10]
+    assert [bool(row["note"]) for row in found["layers"]] == [False, False, rank >= 10]
+
+
+def test_vgg_goes_the_same_way() -> None:
+    found = describe(make_config(["method=fdnnc", "task=cifar10", "model=vgg11"], base=()))
+    big, small = (row["params"] for row in found["models"])
+    assert [row["dense"] for row in found["layers"]] == [512 * 4096, 4096 * 4096, 4096 * 10]
+    assert big - small == sum(row["dense"] - row["factored"] for row in found["layers"])
+    assert big == 28_144_010
 
 
 def test_what_is_sent_up() -> None:
@@ -320,7 +329,7 @@ def test_late_devices_are_asked_from_their_round_on(play: Play) -> None:
     ("word", "message"),
     [
         ("method.rank=0", "method.rank must be >= 1, got 0"),
-        ("method.pattern=swich", "method.pattern: unknown value 'swich'; did you mean switch?"),
+        ("method.pattern=switchh", "method.pattern: unknown value 'switchh'; did you mean switch?"),
         ("method.upload=quarter", "method.upload: unknown value 'quarter'; choose one of full, half"),
         ("method.loss=mse", "method.loss: unknown value 'mse'; choose one of cross_entropy, squared_error"),
         ("method.bfirst_rounds=0", "method.bfirst_rounds must be >= 1, got 0"),
@@ -377,3 +386,41 @@ def test_a_mix_of_unknown_submodels_is_refused(tmp_path: Path) -> None:
     words = [*FDNNC, "scheduler.policy=by_share", "scheduler.mix={bigg: 1}"]
     with pytest.raises(ConfigError, match=r"^scheduler.mix: unknown submodel 'bigg'; did you mean big\?$"):
         play_job(make_job(make_config(words), tmp_path))
+
+
+# --- real data: HARNESS_DATA_DIR=... pytest -m data
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("words", "num_clients", "cohort_size", "largest"),
+    [
+        (["task=cifar10", "task.val_fraction=0.01", "partition=iid"], 200, 20, 248),
+        (["task=mnist_writers", "partition=by_writer"], 539, 54, 125),
+    ],
+)
+def test_a_round_on_real_files(
+    words: list[str],
+    num_clients: int,
+    cohort_size: int,
+    largest: int,
+    play: Play,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if "HARNESS_DATA_DIR" not in os.environ:
+        pytest.skip("HARNESS_DATA_DIR is not set")
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "cache"))
+    words = [*words, f"partition.num_clients={num_clients}", f"scheduler.cohort_size={cohort_size}"]
+    words += ["model=cnn", "method.pattern=switch", "method.upload=half", "method.rank=8", "run.num_rounds=1"]
+    played = play(
+        "method=fdnnc", *HALF_AND_HALF, *words, "task.limit_test=100", base=["runtime.transport=local"]
+    )
+    assert played.job.partition.sizes.max() == largest
+    fit = played.ledger.query("endpoint == 'fit'")
+    assert len(fit) == cohort_size
+    assert fit["submodel"].value_counts().to_dict() == {
+        "big": cohort_size // 2,
+        "small_a": pytest.approx(cohort_size / 4, abs=0.5),
+        "small_b": pytest.approx(cohort_size / 4, abs=0.5),
+    }

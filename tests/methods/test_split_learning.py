@@ -181,8 +181,9 @@ def test_evaluation_is_booked_as_such(play: Play) -> None:
 
 def test_describe_shows_what_a_client_holds() -> None:
     found = describe(make_config(["method=split_learning", "task=cifar10", "model=resnet56"], base=()))
-    lower, whole = found["models"]
+    lower, upper, whole = found["models"]
     assert (lower["name"], lower["params"], lower["macs_forward"]) == ("lower", 464, 442_368)
+    assert (upper["params"], upper["macs_forward"]) == (590_858, 86_772_224)
     assert (whole["name"], whole["params"], whole["macs_forward"]) == ("full", 591_322, 87_214_592)
     # 4,500 examples a client; 65,536 bytes of activations and 8 of a label each; 496 numbers of the stem.
     up = sum(row["tx_bytes"] for row in found["exchanges"])

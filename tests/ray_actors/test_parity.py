@@ -24,6 +24,15 @@ def test_exchanges_without_a_barrier_outlast_rounds_on_any_number_of_actors(
     assert_same(play(words), on_ray)
 
 
+@pytest.mark.parametrize("words", [["method.pattern=both"], ["method.pattern=switch", "method.upload=half"]])
+def test_classes_of_devices_equal_their_local_run(
+    words: list[str], play: Play, ray_runtime: RayRuntime
+) -> None:
+    words = ["method=fdnnc", "method.rank=3", "method.local_steps=null", "scheduler.policy=by_share", *words]
+    words += ["scheduler.mix={big: 0.4, small: 0.6}", "runtime.min_actors=2"]
+    assert_same(play(words), play(words, runtime=ray_runtime))
+
+
 @pytest.mark.parametrize("num_actors", [1, 3])
 def test_number_of_actors_changes_no_bit(num_actors: int, play: Play, ray_runtime: RayRuntime) -> None:
     words = ["method=fedavg", "scheduler.cohort_size=4"]
@@ -42,3 +51,13 @@ def test_processes_of_server_scheduler_and_clients_differ(play: Play, ray_runtim
     play(["method=fedavg", "runtime.min_actors=2", "run.num_rounds=1"], runtime=ray_runtime)
     pids = ray_runtime.process_ids()
     assert len(set(pids)) == len(pids) == 4
+
+
+@pytest.mark.parametrize("num_actors", [1, 3])
+def test_rotated_submodels_equal_their_local_run(
+    num_actors: int, play: Play, ray_runtime: RayRuntime
+) -> None:
+    words = ["method=mfl", "model=cnn", "scheduler=random_mix", "fleet.profiles={mfl_node: 1}"]
+    words += ["scheduler.power_budget_w=0.01", "scheduler.failure_probability=0.2"]
+    on_ray = play([*words, f"runtime.min_actors={num_actors}"], runtime=ray_runtime)
+    assert_same(play(words), on_ray)

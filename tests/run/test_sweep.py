@@ -124,6 +124,13 @@ def test_tags_and_resume_do_not_change_the_run(sweep_file: Path) -> None:
     assert forced.cfg.run_id == cell.cfg.run_id
 
 
+def test_cells_that_differ_in_their_seed_are_what_each_would_be_alone(sweep_file: Path) -> None:
+    for cell in expand(sweep_file):
+        words = [f"{key}={value}" for key, value in cell.settings.items()]
+        (alone,) = expand(sweep_file, words=words)
+        assert (alone.cfg.run_id, alone.cfg.run.seed) == (cell.cfg.run_id, cell.settings["run.seed"])
+
+
 def test_a_sweep_of_one_cell_is_labelled_by_its_name(tmp_path: Path) -> None:
     path = tmp_path / "alone.yaml"
     path.write_text("base: {task: digits}")
@@ -138,6 +145,8 @@ def test_a_sweep_of_one_cell_is_labelled_by_its_name(tmp_path: Path) -> None:
         ("variants: {a: {method: fedavgg}, b: {}}", "cell a: method.name: unknown method 'fedavgg'"),
         ("grid: {run.num_rounds: [1, many]}", "cell run.num_rounds=many: run.num_rounds"),
         ("grid: {run.seed: []}", "run.seed has no values"),
+        ("grid: {run.seed: [1, -1]}", "cell seed=-1: run.seed must be >= 0, got -1"),
+        ("grid: {run.seed: [1, one]}", "cell seed=one: run.seed"),
         ("grid: {run.seed: [1, 1]}", "cells seed=1 and seed=1 are one run"),
         ("variants: {a: {}, b: {log.project: x}}", "cells a and b are one run"),
         ("grids: {run.seed: [1]}", "unknown section 'grids'; did you mean grid?"),

@@ -76,8 +76,8 @@ def test_longer_and_shorter_tables_are_dealt_by_the_seed(tmp_path: Path) -> None
     [
         ("cpu\n1\n", r"fleet\.csv: unknown column 'cpu'"),
         ("memory_byte\n1\n", r"unknown column 'memory_byte'; did you mean memory_bytes\?"),
-        ("kappa,battery_j\n1e-28,5\n1e-28,-5\n", r"row 1: battery_j must be >= 0, got -5"),
-        ("max_frequency_hz\n0\n", r"row 0: max_frequency_hz must be > 0, got 0"),
+        ("kappa,battery_j\n1e-28,5\n1e-28,-5\n", r"row 1: battery_j must be >= 0, got '-5'"),
+        ("max_frequency_hz\n0\n", r"row 0: max_frequency_hz must be > 0, got '0'"),
         ("max_frequency_hz\nfast\n", r"row 0: max_frequency_hz must be > 0, got 'fast'"),
         ("available\n9-3\n", r"row 0: available must be spans such as 0-3600;7200-9000, got '9-3'"),
         ("available\nalways\n", r"row 0: available must be spans"),

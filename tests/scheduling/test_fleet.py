@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.config import FleetConfig
+from harness.config import FleetConfig, LinkConfig
 from harness.cost.devices import PROFILES, DeviceProfile
 from harness.scheduling.fleet import build_fleet, server_profile
 from harness.types import SERVER, ClientId, ConfigError
@@ -129,3 +129,57 @@ def test_impossible_fleets_are_refused(cfg: FleetConfig, message: str) -> None:
 def test_an_unknown_server_profile_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"fleet\.server: unknown device profile"):
         server_profile(FleetConfig(server="cloud"))
+
+
+# --- links and clocks
+
+
+def test_clocks_are_drawn_from_a_range_and_leave_kappa() -> None:
+    devices = build_fleet(
+        FleetConfig({"mfl_node": 1.0}, clock_hz=[1.5e9, 2.5e9]), num_clients=1000, seed=0
+    ).devices
+    clocks = np.asarray(devices.max_frequency_hz)
+    assert 1.5e9 <= clocks.min() < 1.51e9
+    assert 2.49e9 < clocks.max() <= 2.5e9
+    assert set(np.asarray(devices.kappa)) == {1e-28}
+    for pair in ([1.0], [2.0, 1.0], [0.0, 1.0]):
+        with pytest.raises(ConfigError, match=r"fleet\.clock_hz must be \[lowest, highest\]"):
+            build_fleet(FleetConfig(clock_hz=pair), num_clients=1, seed=0)
+
+
+def test_clients_lie_uniformly_over_the_area() -> None:
+    link = LinkConfig(model="shannon", min_distance_m=10.0, max_distance_m=500.0)
+    fleet = build_fleet(FleetConfig({"mfl_node": 1.0}, link=link), num_clients=20_000, seed=0)
+    assert fleet.channel is not None
+    metres = 1000 * 10 ** ((-10 * np.log10(fleet.channel.gain) - 128.1) / 37.6)
+    assert metres.min() >= 10 * (1 - 1e-9)
+    assert metres.max() <= 500 * (1 + 1e-9)
+    assert np.mean(metres**2) == pytest.approx((10**2 + 500**2) / 2, rel=0.02)
+
+
+def test_shannon_gives_full_rate_at_full_power() -> None:
+    link = LinkConfig(model="shannon", min_distance_m=250.0, max_distance_m=250.0)
+    fleet = build_fleet(FleetConfig({"mfl_node": 1.0}, link=link), num_clients=2, seed=0)
+    profile = PROFILES["mfl_node"].device  # 250 m, 1 MHz, 0.2 W
+    assert fleet[ClientId(0)].tx_bps == pytest.approx(profile.tx_bps, rel=1e-12)
+    assert fleet[ClientId(0)].rx_bps == fleet[ClientId(0)].tx_bps
+    assert fleet.channel is not None
+    assert fleet.channel.take(np.array([1])).noise_w.tolist() == pytest.approx([10**-14.4])
+
+
+def test_lte_shares_the_resource_blocks() -> None:
+    """Five clients of 20 blocks at the distance where the uplink has SINR 3.2: 6.216 and 7.453 Mbit/s."""
+    noise = 10 ** (-17.4) / 1000 * 180e3
+    metres = float(np.sqrt(0.01 / (3.2 * (1e-7 + noise))))
+    rates = {}
+    for fading in ("outside", "inside"):
+        link = LinkConfig(model="lte", min_distance_m=metres, max_distance_m=metres, fading=fading)
+        fleet = build_fleet(FleetConfig(link=link), num_clients=5, seed=0)
+        assert fleet.channel is None
+        rates[fading] = fleet[ClientId(0)].tx_bps
+        assert fleet[ClientId(0)].tx_w == pytest.approx(0.01)
+        assert fleet[ClientId(0)].rx_bps > fleet[ClientId(0)].tx_bps
+    assert rates["outside"] == pytest.approx(6.216e6, rel=1e-4)
+    assert rates["inside"] == pytest.approx(7.453e6, rel=1e-4)
+    shared = LinkConfig(model="lte", min_distance_m=metres, max_distance_m=metres, power_per_block=False)
+    assert build_fleet(FleetConfig(link=shared), num_clients=5, seed=0)[ClientId(0)].tx_bps < rates["outside"]

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.scheduling.mixes import all_mixes, around, check_mix, counts_of, grid, whole
+from harness.scheduling import mixes
+from harness.scheduling.mixes import all_mixes, around, check_mix, counts_of, grid
 from harness.types import ConfigError, SubmodelId
 
 NAMES = [SubmodelId(name) for name in "LMST"]
@@ -45,12 +46,12 @@ def test_every_mix_in_multiples_is_there_once_the_largest_first() -> None:
     found = all_mixes(8, MULTIPLES, most=100)
     assert found is not None
     by_hand = {
-        (l, m, s, t)
-        for l in range(9)
+        (whole, m, s, t)
+        for whole in range(9)
         for m in range(0, 9, 2)
         for s in range(0, 9, 4)
         for t in (0, 8)
-        if l + m + s + t == 8
+        if whole + m + s + t == 8
     }
     assert {tuple(row) for row in found.tolist()} == by_hand
     assert len(found) == len(by_hand)
@@ -75,7 +76,7 @@ def test_a_grid_is_as_fine_as_its_cap_allows_and_refines_around_the_best() -> No
 
 @given(st.integers(1, 10_000), st.integers(0, 164))
 def test_shares_become_whole_sets(clients: int, row: int) -> None:
-    counts = whole(grid(4, most=165)[0][row : row + 1], clients, MULTIPLES)[0]
+    counts = mixes.whole(grid(4, most=165)[0][row : row + 1], clients, MULTIPLES)[0]
     assert counts.sum() == clients
     assert (counts >= 0).all()
     assert (counts[1:] % np.array(MULTIPLES[1:]) == 0).all()

@@ -138,7 +138,7 @@ def test_limits_hold_on_random_fleets(seed: int, k: int, share: float, size: flo
     )
     d = demand_of(devices, channel, flops=rng.uniform(1e7, 1e11, k), num_bytes=np.full(k, size))
     low = np.array([d.least_s.max()])
-    budget = share * float(joules(d, low, send_seconds(d, low)).sum() / low)
+    budget = share * float(joules(d, low, send_seconds(d, low)).sum() / low[0])
     found = float(shortest(d, power_w=budget))
     points = points_of(d, devices, found)
     assert (points.frequency_hz <= d.max_hz).all()

@@ -1,8 +1,10 @@
 """The scheduler between rounds: seeds, batteries, state."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from local_run import make_config
+from local_run import Play, make_config
 
 from harness.cost.devices import find_profile
 from harness.cost.submodel import SubmodelProfile
@@ -65,3 +67,48 @@ def test_a_typo_is_found_when_the_scheduler_is_built() -> None:
         scheduler("scheduler.policy=unifrom")
     with pytest.raises(ConfigError, match=r"fleet\.profiles"):
         scheduler("fleet.profiles={fone: 1}")
+
+
+# --- availability
+
+
+def test_clients_come_and_go_with_the_simulated_clock(tmp_path: Path) -> None:
+    table = tmp_path / "fleet.csv"
+    table.write_text("available\n0-10\n5-20\n0-inf\n40-50\n")
+    words = ["partition.num_clients=4", "scheduler.cohort_size=null", f"fleet.table={table}"]
+    s = scheduler(*words)
+    seen = []
+    for round in range(5):
+        plan = s.plan(round, SUBMODELS)
+        seen.append((plan.clients.tolist(), plan.skipped))
+        s.observe(plan.clients, np.zeros(len(plan)), seconds=6.0)
+    assert [clients for clients, _ in seen] == [[0, 2], [0, 1, 2], [1, 2], [1, 2], [2]]
+    assert seen[0][1] == {"unavailable": 2}
+    other = scheduler(*words)
+    other.load_state_dict(checkpoint.load_bytes(checkpoint.dump(s.state_dict())))
+    assert other.now == s.now == 30.0
+
+
+def test_a_federation_that_sleeps_is_waited_for(tmp_path: Path, play: Play) -> None:
+    table = tmp_path / "fleet.csv"
+    table.write_text("available\n100-1000\n300-1000\n")
+    played = play(f"fleet.table={table}", "partition.num_clients=2", "run.num_rounds=3")
+    first, second, third = played.records
+    assert first["time/sim_s"] < 1
+    assert first["time/sim_s_total"] == 100.0 + first["time/sim_s"]
+    assert third["time/sim_s_total"] - second["time/sim_s_total"] == pytest.approx(third["time/sim_s"])
+    assert {r["scheduler/skipped/unavailable"] for r in played.records} == {1}
+    rest = play(
+        f"fleet.table={table}",
+        *("partition.num_clients=2", "run.num_rounds=3"),
+        restored=played.commits[0].checkpoint,
+        first=1,
+    )
+    assert rest.records == played.records[1:]
+
+
+def test_nobody_ever_again_is_an_error(tmp_path: Path, play: Play) -> None:
+    table = tmp_path / "fleet.csv"
+    table.write_text("available\n" + "0-0.001\n" * 4)
+    with pytest.raises(ConfigError, match=r"fleet\.table: no client is available after"):
+        play(f"fleet.table={table}")
