@@ -1,7 +1,7 @@
 """The junction: several branches' outputs merged into the input of one layer of a network.
 
-Malandrino, Chiasserini, "Flexible parallel learning in edge scenarios: communication, computational and energy
-cost", WoWMoM 2022. The layers before the junction exist once for each source, those after it once.
+Malandrino, Chiasserini, "Flexible parallel learning in edge scenarios", WoWMoM 2022. The
+layers before the junction exist once for each source, those after it once.
 
 Shape letters: B batch, V sources, D width of a branch's output, flat.
 """
@@ -60,7 +60,8 @@ class Junction(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """[B, *outputs] of the branches' outputs side by side, [B, sum of D]."""
         total = self.bias.expand(len(inputs), -1)
-        for part, block in zip(inputs.split(list(self.widths.values()), dim=1), self.blocks.values()):
+        parts = inputs.split(list(self.widths.values()), dim=1)
+        for part, block in zip(parts, self.blocks.values(), strict=True):
             total = torch.addmm(total, part, block.t())
         merged: Tensor = ACTIVATIONS[self.activation](total)
         return merged.unflatten(1, self.outputs)

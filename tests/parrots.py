@@ -75,6 +75,10 @@ class Parrot(Client[ParrotConfig]):
         down.values.add_(1)
         return down
 
+    def hear(self, down: Cargo) -> Empty:
+        """Listens."""
+        return Empty()
+
     def lend(self, down: Empty) -> Cargo:
         """Answers with memory that the next client of this process writes to, like a network's weights."""
         return Cargo(SHARED.fill_(self.client_id))

@@ -123,8 +123,13 @@ def _views(cfg: PartitionConfig, num_rows: int) -> Partition:
         rows=np.tile(np.arange(num_rows), k),
         offsets=np.arange(k + 1) * num_rows,
         remainder=np.empty(0, np.int64),
-        views=tuple(cfg.views) or tuple(FPL_VIEWS[client % len(FPL_VIEWS)] for client in range(k)),
+        views=view_names(cfg),
     )
+
+
+def view_names(cfg: PartitionConfig) -> tuple[str, ...]:
+    """[K] view of each client of a vertical partition."""
+    return tuple(cfg.views) or tuple(FPL_VIEWS[client % len(FPL_VIEWS)] for client in range(cfg.num_clients))
 
 
 def _deal(rows: Ints, cuts: Ints, owner: Ints) -> None:

@@ -83,6 +83,12 @@ def crop(inputs: Tensor, ids: Tensor, black: Tensor) -> Tensor:
     return crop_at(inputs, top=place[:, 0], left=place[:, 1], pad=CROP_PAD, black=black)
 
 
+def noise(inputs: Tensor, ids: Tensor, black: Tensor) -> Tensor:
+    """Nothing of the image: a broken source, uniform noise of mean 0 and variance 1 drawn per image."""
+    u = _uniforms(ids, stream=3, count=inputs[0].numel()).to(inputs)
+    return ((u - 0.5) * math.sqrt(12)).view_as(inputs)
+
+
 VIEWS: dict[str, View] = {
     "blur": blur,
     "erase": erase,
@@ -90,6 +96,7 @@ VIEWS: dict[str, View] = {
     "vflip": vflip,
     "crop": crop,
     "identity": identity,
+    "noise": noise,
 }
 """What `partition.views` may list."""
 

@@ -108,11 +108,11 @@ class Booking:
 
 
 def finish_of(request: Request, work: Work, *, start: float) -> float:
-    """When the server has the reply of an exchange begun at `start`, or gives it up at the deadline."""
+    """When the server has the reply of an exchange begun at `start`, or, at a barrier, gives it up."""
     finish = start + float(price(work, request.device, request.point).busy_s)
-    if request.deadline_s is None:
+    if request.deadline_s is None or request.commit is not None or not work.tx_bytes:
         return finish
-    return min(finish, start - request.elapsed_s + request.deadline_s)
+    return min(finish, request.deadline_s)
 
 
 def entry_of(receipt: Receipt, cost: Cost, *, round: int) -> Entry:

@@ -35,9 +35,9 @@ class Request:
     fails: bool
     """The reply gets lost (planned)."""
     elapsed_s: float
-    """Simulated seconds this client already spent in this round."""
+    """Simulated seconds from the round's start at which this exchange begins."""
     deadline_s: float | None
-    """Seconds from the round's start after which the reply is dropped."""
+    """Seconds from the round's start (without a barrier: its own) after which the reply is dropped."""
     version: str | None
     """Name of the state this client goes on from; None if it has none."""
     commit: str | None = None
@@ -85,6 +85,8 @@ class Client(ABC, Generic[CfgT]):
     """
 
     stateful: ClassVar[bool] = False
+    attached: ClassVar[bool] = False
+    """A worker keeps it in memory while it serves others: for few clients that are called batch by batch."""
     steady: ClassVar[bool] = False
     """An endpoint's work follows from its payload's shapes: the end of what is sent can be foreseen."""
 
@@ -145,7 +147,9 @@ def judge(request: Request, work: Work, up: Payload) -> Status:
         return Status.FAILED
     if request.deadline_s is not None:
         cost = price(work, request.device, request.point)
-        if request.elapsed_s + cost.busy_s > request.deadline_s:
+        start = request.elapsed_s if request.commit is None else 0.0
+        # Where nothing comes back, nothing can come too late.
+        if up.num_bytes and start + cost.busy_s > request.deadline_s:
             return Status.LATE
     # In an evaluation a value that is not finite is the finding; leaving it out would flatter the rest.
     if request.phase is not Phase.EVAL and not all(is_finite(tensor) for tensor in up.tensors()):

@@ -10,7 +10,7 @@ from harness.cost.ledger import Ledger
 from harness.data.partition import Partition
 from harness.exchange.booking import Booking
 from harness.exchange.client import Client, Receipt, Request
-from harness.exchange.flights import Flight, foresee, land
+from harness.exchange.flights import Flight, foresee
 from harness.exchange.payloads import Payload
 from harness.exchange.transport import Transport, stream
 from harness.learning.aggregation import Accumulator
@@ -51,7 +51,7 @@ class Cohort(Generic[C]):
     def __init__(self, plan: RoundPlan, party: Party, *, now: float, last: bool = False) -> None:
         self.plan = plan
         self.last = last
-        """No round follows: what is in flight at its end is never charged, so receive it."""
+        """The last round there may be: what is in flight at its end has nobody to receive it."""
         self.replaced: list[tuple[ClientId, str]] = []
         """States that no later exchange starts from."""
         self._party = party
@@ -165,15 +165,14 @@ class Cohort(Generic[C]):
         foresee(self._party.flights.values(), self._party.transport)
         finish, client = min((flight.finish(self._started), client) for client, flight in flights.items())
         flight = flights.pop(client)
-        land([flight], self._party.transport)
-        assert flight.reply is not None
-        receipt = flight.reply.receipt
+        reply = flight.land(self._party.transport)
+        receipt = reply.receipt
         self._books.charge(receipt, start=flight.start(self._started))
         self._books.advance(finish)
         self._sequence.setdefault(client, 0)
         self._keep(client, str(receipt.request.commit))
         self._party.known_work[flight.key] = receipt.work
-        return client, flight.reply.payload if receipt.status is Status.OK else None
+        return client, reply.payload if receipt.status is Status.OK else None
 
     def close(self) -> float:
         """End the round: whoever took part pays for waiting. Returns the round's simulated seconds.

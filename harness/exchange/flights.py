@@ -1,12 +1,12 @@
 """Exchanges without a barrier: under way over the ends of rounds, and taken up again after a crash."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.cost.devices import OperatingPoint, Work
 from harness.exchange.booking import finish_of
-from harness.exchange.client import Reply, Request
+from harness.exchange.client import Receipt, Reply, Request
 from harness.exchange.payloads import Payload, pack, unpack
 from harness.exchange.transport import Ticket, Transport
 from harness.scheduling.fleet import Fleet
@@ -25,12 +25,13 @@ class Flight:
     """What an equal exchange took, where the client's work is `steady`."""
     ticket: Ticket | None = None
     """None until it is submitted."""
-    reply: Reply | None = None
+    receipt: Receipt | None = None
+    """Once it was waited for; the reply itself stays where it is until it is received."""
 
     @property
     def work(self) -> Work | None:
         """What it took, as far as it is known."""
-        return self.predicted if self.reply is None else self.reply.receipt.work
+        return self.predicted if self.receipt is None else self.receipt.work
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -47,15 +48,17 @@ class Flight:
         assert self.work is not None
         return finish_of(self.request, self.work, start=self.start(now))
 
-    def land(self, reply: Reply) -> None:
-        """Take the reply in. Raises RuntimeError where a prediction was wrong: the order would be, too."""
+    def land(self, transport: Transport) -> Reply:
+        """Wait for the reply. Raises RuntimeError where a prediction was wrong: the order would be, too."""
+        (reply,) = transport.collect([self.ticket])
         work = reply.receipt.work
         if self.predicted is not None and work != self.predicted:
             raise RuntimeError(
                 f"client {self.request.client}, {self.request.endpoint}: foresaw {self.predicted}, "
                 f"took {work}; a class whose work varies must not be `steady`"
             )
-        self.reply = reply
+        self.receipt = reply.receipt
+        return reply
 
     def state_dict(self) -> dict[str, Any]:
         """Enough to run it again from the client's last committed state."""
@@ -103,12 +106,6 @@ def foresee(flights: Iterable[Flight], transport: Transport) -> None:
     for flight in flights:
         if flight.ticket is None:
             flight.ticket = transport.submit(flight.request, flight.down)
-    land([flight for flight in flights if flight.work is None], transport)
-
-
-def land(flights: Sequence[Flight], transport: Transport) -> None:
-    """Wait for the replies of these."""
-    missing = [flight for flight in flights if flight.reply is None]
-    replies = transport.collect([flight.ticket for flight in missing]) if missing else []
-    for flight, reply in zip(missing, replies, strict=True):
-        flight.land(reply)
+    for flight in flights:
+        if flight.work is None:
+            flight.land(transport)

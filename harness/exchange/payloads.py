@@ -3,7 +3,7 @@
 Shape letters: N examples, B batch, C classes.
 """
 
-import importlib
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -136,9 +136,9 @@ def pack(payload: Payload) -> dict[str, Any]:
 
 
 def unpack(packed: Mapping[str, Any]) -> Payload:
-    """The payload that `pack` was given. Raises TypeError for a class that is no Payload."""
+    """The payload that `pack` was given. Raises TypeError where no loaded module has such a Payload."""
     module, _, name = packed["class"].partition(":")
-    cls = getattr(importlib.import_module(module), name)
+    cls = getattr(sys.modules.get(module), name, None)
     if not (isinstance(cls, type) and issubclass(cls, Payload)):
         raise TypeError(f"{packed['class']} is no Payload")
     return cls(**packed["fields"])

@@ -39,6 +39,8 @@ class Worker:
         self.resident: Client[Any] | None = None
         self._resident_version: str | None = None
         self._unkept = False
+        self._attached: dict[ClientId, tuple[Client[Any], str | None, bool]] = {}
+        """Clients that stay in memory while another one is resident, their versions, whether unkept."""
         self._sum: Accumulator | None = None
 
     def invoke(self, request: Request, down: Payload) -> Reply:
@@ -73,26 +75,40 @@ class Worker:
         return done
 
     def flush(self) -> None:
-        """Write the resident client's state; called at the end of a round."""
+        """Write the states of the clients in memory; called at the end of a round."""
         self._park()
+        for client, version, unkept in self._attached.values():
+            if unkept and version is not None:
+                self.store.save(client.client_id, version, client.state_dict())
+        self._attached = {c: (client, version, False) for c, (client, version, _) in self._attached.items()}
 
     def reset(self) -> None:
         """Forget everything since the last committed round."""
         self.resident, self._resident_version, self._unkept = None, None, False
+        self._attached = {}
         self._sum = None
 
     def _client(self, request: Request) -> Client[Any]:
         client = self.resident
         known = client is not None and client.client_id == request.client
         if client is None or not known or request.version != self._resident_version:
-            self._park()
-            client = self._build(request.client)
-            if request.version is not None:
-                client.load_state_dict(self.store.load(request.client, request.version))
+            self._leave()
+            client, version, self._unkept = self._attached.pop(request.client, (None, None, False))
+            if client is None or version != request.version:
+                client, self._unkept = self._build(request.client), False
+                if request.version is not None:
+                    client.load_state_dict(self.store.load(request.client, request.version))
             self.resident, self._resident_version = client, request.version
         elif request.commit is not None:
             self._park()
         return client
+
+    def _leave(self) -> None:
+        """Make room for another client."""
+        if self.resident is not None and self.resident.attached:
+            self._attached[self.resident.client_id] = (self.resident, self._resident_version, self._unkept)
+            self._unkept = False
+        self._park()
 
     def _park(self) -> None:
         """Keep the resident client's state under its name."""

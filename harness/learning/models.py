@@ -90,6 +90,14 @@ def make_optimizer(parameters: Parameters, cfg: TrainingConfig, *, round: int) -
     return OPTIMIZERS[cfg.optimizer](parameters, cfg, cfg.lr * cfg.lr_decay**round)
 
 
+def take_step(optimizer: torch.optim.Optimizer, cfg: TrainingConfig, *, round: int) -> None:
+    """One step with this round's learning rate; the gradients are gone after it."""
+    for group in optimizer.param_groups:
+        group["lr"] = cfg.lr * cfg.lr_decay**round
+    optimizer.step()
+    optimizer.zero_grad()
+
+
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[int, Any]:
     """Its moments per parameter; learning rate and the like come from the configuration again."""
     return dict(optimizer.state_dict()["state"])

@@ -53,6 +53,7 @@ class Teacher:
         """Room for so many features [N, ...], kept from round to round; forgets what was received."""
         self.received = []
         if len(self.features) < num_examples:
+            self.features = torch.empty(0)  # before the larger one, never both
             self.features = scratch(
                 (num_examples, *self.shape),
                 DTYPES[self.cfg.feature_dtype],

@@ -52,7 +52,7 @@ class TransferConfig(TrainingConfig):
     feature_dtype: str = "fp32"
     """fp32, bf16 or fp16: how features travel and are kept."""
     memory_budget_mb: float = 8000.0
-    """Features of a round beyond so much are kept in a file, 1e6 bytes."""
+    """Features to train on beyond so much lie in a file, 1e6 bytes; what is on its way comes on top."""
 
     def check(self) -> None:
         """Raise ConfigError for values no training can use."""
@@ -168,9 +168,9 @@ def load_extractor(extractor: nn.Module, state: Mapping[str, Tensor], *, source:
 
 @dataclass(slots=True)
 class Plateau:
-    """A tenth of the learning rate after `patience` observations without a better value.
+    """A tenth of the learning rate after `patience` evaluations without a better value.
 
-    torch's ReduceLROnPlateau with its defaults (mode max, threshold 1e-4 relative), as plain numbers.
+    torch's ReduceLROnPlateau (mode max, threshold 1e-4 relative) as plain numbers, without its lower limit.
     """
 
     factor: float = 1.0

@@ -33,6 +33,8 @@ class Workplace:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.task = task
         self.splits = splits
+        self.partition = cfg.partition
+        self.fleet = cfg.fleet
         self.seed = cfg.run.seed
         self.threads = threads
         self.channels_last = cfg.runtime.channels_last
@@ -79,7 +81,11 @@ class Workplace:
         """Add the block's real seconds to this round's timings (never compared) under `name`."""
         started = time.perf_counter()
         yield
-        self._walls[name] = self._walls.get(name, 0.0) + time.perf_counter() - started
+        self.add_wall(name, time.perf_counter() - started)
+
+    def add_wall(self, name: str, seconds: float) -> None:
+        """Add real seconds to this round's timings under `name`."""
+        self._walls[name] = self._walls.get(name, 0.0) + seconds
 
     def take_walls(self) -> dict[str, float]:
         """What `timed` added up since the last call."""

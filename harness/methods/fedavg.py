@@ -25,6 +25,7 @@ from harness.exchange.payloads import Weights
 from harness.learning.aggregation import WeightSum
 from harness.learning.evaluation import evaluate_splits
 from harness.learning.models import TrainingConfig, build_module, make_optimizer
+from harness.learning.proximal import proximal
 from harness.learning.training import train
 from harness.learning.weights import load_state, snapshot, state_of
 from harness.learning.workplace import Workplace
@@ -67,19 +68,6 @@ class FedAvgClient(Client[FedAvgConfig]):
         )
         self.log("train/loss", trained.loss)
         return Weights(params=state_of(module), num_examples=len(self.shard))
-
-
-def proximal(module: L.LightningModule, anchor: Mapping[str, Tensor], *, mu: float) -> Callable[[], None]:
-    """Adds the gradient mu (w - w_global) of FedProx's term to every parameter's gradient."""
-    pairs = [(p, anchor[name].to(p.device)) for name, p in module.named_parameters() if p.requires_grad]
-
-    def add() -> None:
-        with torch.no_grad():
-            for parameter, start in pairs:
-                assert parameter.grad is not None
-                parameter.grad.add_(parameter - start, alpha=mu)
-
-    return add
 
 
 class FedAvg(Method[FedAvgClient, FedAvgConfig]):

@@ -13,7 +13,7 @@ which `server_schedule: plateau_on_test` repeats.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from harness.learning.workplace import Workplace
 from harness.run.checkpoint import read_weights
 from harness.run.method import Exchange, Method, Metrics
 from harness.types import ClientId, SubmodelId
+from lightning_modules.edge import Edge
 
 EDGE = SubmodelId("edge")
 
@@ -55,11 +56,11 @@ class FedGKTConfig(TransferConfig):
     server_schedule: str = "plateau"
     """none; plateau: a tenth of the server's lr after 10 evaluations that gained nothing; plateau_on_test."""
     eval_clients: int = 4
-    """Clients whose extractors are tried with the server's network: the lowest ids of the cohort."""
+    """Clients whose extractors are tried with the server's network: the lowest ids that were heard."""
     init_extractor: str | None = None
     """Weights that extractors start from: a file of torch.save, or a run's folder."""
     personalize_epochs: int = 0
-    """After the last round each of eval_clients tunes the whole network on its own examples for so long."""
+    """Epochs in which each of eval_clients tunes the whole network on its own examples after num_rounds."""
 
 
 class FedGKTClient(Client[FedGKTConfig]):
@@ -72,9 +73,7 @@ class FedGKTClient(Client[FedGKTConfig]):
         super().__init__(*words)
         self.networks = Networks(self.cfg, self.place.task)
         self.module = self.place.initial(self.networks.edge, purpose="edge")
-        if self.cfg.init_extractor is not None:
-            source = Path(self.cfg.init_extractor)
-            load_extractor(self.module.extractor, read_weights(source), source=source)
+        start_from(self.cfg.init_extractor, self.module)
         self.optimizer = make_optimizer(self.module.parameters(), self.cfg, round=0)
         self.teacher: Tensor | None = None
         self.laps = 0
@@ -144,13 +143,17 @@ class FedGKTClient(Client[FedGKTConfig]):
         return Weights(params=state_of(self.module.extractor))
 
     def personalize(self, down: Weights) -> Scores:
-        """Scores after tuning extractor and server's network together on this client's examples."""
+        """Scores on val and test of extractor and server's network, tuned on this client's examples."""
         module = self.place.module("deployed", self.networks.deployed)
         load_state(module, {**named("network.0", state_of(self.module.extractor)), **down.params})
-        optimizer = make_optimizer(module.parameters(), self.cfg, round=0)
-        for epoch in range(self.cfg.personalize_epochs):
-            batches = self.draws(f"personalize/{epoch}")
-            train(module, self.shard, cfg=self.cfg, optimizer=optimizer, place=self.place, generator=batches)
+        train(
+            module,
+            self.shard,
+            cfg=replace(self.cfg, local_epochs=self.cfg.personalize_epochs, local_steps=None),
+            optimizer=make_optimizer(module.parameters(), self.cfg, round=0),
+            place=self.place,
+            generator=self.draws("personalize"),
+        )
         scores = evaluate_splits(module, place=self.place)
         return Scores(values={f"{name}_personal": torch.tensor(value) for name, value in scores.items()})
 
@@ -183,6 +186,7 @@ class FedGKT(Method[FedGKTClient, FedGKTConfig]):
         check(cfg)
         self.networks = Networks(cfg, place.task)
         self.networks.check()
+        start_from(cfg.init_extractor, self.networks.edge())
         self.plateau = Plateau()
         self.replies: dict[ClientId, Logits] = {}
         """Without a barrier: each client's last soft labels, sent when it goes again."""
@@ -226,13 +230,13 @@ class FedGKT(Method[FedGKTClient, FedGKTConfig]):
         cohort.each(FedGKTClient.fit, everyone, take=self.take)
         if not self.teacher.received:
             return {}
-        replies, loss = self.teacher.train(factor=self.plateau.factor)
+        replies, loss = self.teacher.train(factor=self.lr_factor(cohort))
         if self.cfg.distill != "none":
             cohort.call(FedGKTClient.learn, {client: Logits(*kept) for client, kept in replies.items()})
         return {"train/server_loss": loss}
 
     def round_async(self, cohort: Cohort[FedGKTClient]) -> Metrics:
-        """As many arrivals as the cohort has clients; whoever was heard gets its reply and goes again."""
+        """As many arrivals, lost ones too, as the cohort has clients; each gets its reply and goes again."""
         for client in cohort.clients:
             if client not in cohort.in_flight:
                 self.send(cohort, client)
@@ -240,19 +244,25 @@ class FedGKT(Method[FedGKTClient, FedGKTConfig]):
         staleness: list[int] = []
         for _ in range(len(cohort.in_flight) if cohort.last else len(cohort.clients)):
             client, sent = cohort.receive()
-            staleness.append(self.absorbed - self.sent_at[client])
             if sent is not None:
+                staleness.append(self.absorbed - self.sent_at[client])
                 self.teacher.reserve(len(sent.ids))
                 self.take(client, sent)
-                reply, loss = self.teacher.train(factor=self.plateau.factor)
+                reply, loss = self.teacher.train(factor=self.lr_factor(cohort))
                 losses.append(loss)
                 if self.cfg.distill != "none":
                     self.replies[client] = Logits(*reply[client])
                 self.absorbed += 1
             if client in cohort.plan and not cohort.last:
                 self.send(cohort, client)
+        if not losses:
+            return {}
         found = {"train/staleness": float(np.mean(staleness)), "train/staleness_max": float(max(staleness))}
-        return {**found, "train/server_loss": float(np.mean(losses))} if losses else found
+        return {**found, "train/server_loss": float(np.mean(losses))}
+
+    def lr_factor(self, cohort: Cohort[FedGKTClient]) -> float:
+        """On the server's learning rate."""
+        return self.plateau.factor * self.cfg.lr_decay**cohort.plan.round
 
     def take(self, client: ClientId, sent: Knowledge) -> None:
         """Keep what a client sent until the server trains."""
@@ -267,7 +277,9 @@ class FedGKT(Method[FedGKTClient, FedGKTConfig]):
 
     def evaluate(self, cohort: Cohort[FedGKTClient]) -> Metrics:
         """Means over `eval_clients`, each one's extractor below the server's network; all of val and test."""
-        chosen = cohort.clients[: self.cfg.eval_clients]
+        # An extractor that the server never trained on says nothing of it.
+        heard = [client for client in cohort.clients if client in self.teacher.heard] or cohort.clients
+        chosen = heard[: self.cfg.eval_clients]
         network = named("network.1", state_of(self.teacher.module.network))
         extractors = cohort.call(FedGKTClient.extractor, dict.fromkeys(chosen, Empty()))
         module = self.place.module("deployed", self.networks.deployed)
@@ -304,6 +316,13 @@ class FedGKT(Method[FedGKTClient, FedGKTConfig]):
         self.replies = {client: Logits(**kept) for client, kept in by_client(state["replies"]).items()}
         self.sent_at = by_client(state["sent_at"])
         self.absorbed = state["absorbed"]
+
+
+def start_from(path: str | None, edge: Edge) -> None:
+    """Give an edge the extractor of `method.init_extractor`. Raises ConfigError where it does not fit."""
+    if path is not None:
+        weights = read_weights(Path(path), key="method.init_extractor")
+        load_extractor(edge.extractor, weights, source=Path(path))
 
 
 def check(cfg: FedGKTConfig) -> None:

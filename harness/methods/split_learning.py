@@ -44,6 +44,7 @@ from harness.learning.models import (
     load_optimizer,
     make_optimizer,
     optimizer_state,
+    take_step,
 )
 from harness.learning.seeding import derive
 from harness.learning.training import BatchStream, batch_sizes, laid_out
@@ -275,11 +276,3 @@ class SplitLearning(Method[SplitClient, SplitLearningConfig]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         load_state(self.module, state["weights"])
         load_optimizer(self.optimizer, state["optimizer"])
-
-
-def take_step(optimizer: torch.optim.Optimizer, cfg: TrainingConfig, *, round: int) -> None:
-    """One step with this round's learning rate; the gradients are gone after it."""
-    for group in optimizer.param_groups:
-        group["lr"] = cfg.lr * cfg.lr_decay**round
-    optimizer.step()
-    optimizer.zero_grad()

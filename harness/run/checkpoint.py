@@ -91,20 +91,20 @@ def restore(folder: Path) -> Restored | None:
     return None
 
 
-def read_weights(source: Path) -> dict[str, torch.Tensor]:
+def read_weights(source: Path, *, key: str) -> dict[str, torch.Tensor]:
     """Named tensors of a run (its folder), or of a file that torch.save made of a state_dict.
 
-    Raises ConfigError where there are none.
+    `key` names the setting in errors. Raises ConfigError where there are none.
     """
     if source.is_dir():
         found = restore(source)
         if found is None:
-            raise ConfigError(f"{source}: holds no checkpoint; give a run's folder or a weights file")
+            raise ConfigError(f"{key}={source}: holds no checkpoint; give a run's folder or a weights file")
         tree = load_bytes(found.state)["method"]
     elif source.is_file():
         tree = load_bytes(source.read_bytes())
     else:
-        raise ConfigError(f"{source}: no such file or folder; give a run's folder or a weights file")
+        raise ConfigError(f"{key}={source}: no such file or folder; give a run's folder or a weights file")
     for key in ("weights", "state_dict"):
         tree = tree[key] if isinstance(tree.get(key), Mapping) else tree
     return {name: value for name, value in tree.items() if isinstance(value, torch.Tensor)}

@@ -19,7 +19,9 @@ def describe(cfg: Config) -> dict[str, Any]:
     place = Workplace(cfg, task=task, splits=None, threads=cfg.runtime.server_threads)
     method = load_method(cfg.method.name)(cfg.method, place)
     profiles = [profile(build, name=name, task=task) for name, build in method.models().items()]
-    num_examples = round(task.num_train * (1 - cfg.task.val_fraction)) // cfg.partition.num_clients
+    # Sources of a vertical partition see every example.
+    sharers = 1 if cfg.partition.name == "views" else cfg.partition.num_clients
+    num_examples = round(task.num_train * (1 - cfg.task.val_fraction)) // sharers
     return {
         "method": cfg.method.name,
         "task": cfg.task.name,

@@ -83,7 +83,7 @@ class Engine:
                 if retries > self.cfg.runtime.max_retries:
                     raise
                 warnings.warn(f"round {round}: {lost}; replayed from its start ({retries})", stacklevel=1)
-        last = round + 1 == self.cfg.run.num_rounds or self._reached(record)
+        last = round + 1 == self.cfg.run.num_rounds or self._reached(record) or self.method.done
         due = last or (round + 1) % self.cfg.run.checkpoint_every == 0
         dumped = checkpoint.dump(self._start) if due else None
         if due:
@@ -105,6 +105,9 @@ class Engine:
         if last or (round + 1) % self.cfg.run.eval_every == 0:
             with cohort.phase(Phase.EVAL):
                 metrics.update(self.method.evaluate(cohort))
+                # Where the run ends here, nobody waits for these any more, but the devices work on.
+                while self._reached(metrics) and cohort.in_flight:
+                    cohort.receive()
         self.transport.flush()
         marks.append(time.perf_counter())
         frame, sums = self.party.ledger.close_round()
@@ -144,6 +147,7 @@ class Engine:
                 "now": self.now,
                 "totals": self.party.ledger.totals,
                 "versions": versions,
+                "retired": {str(r): [[int(c), v] for c, v in kept] for r, kept in self._retired.items()},
                 "flights": [flight.state_dict() for _, flight in sorted(self.party.flights.items())],
             }
         )
@@ -163,6 +167,7 @@ class Engine:
         self.party.ledger.totals = dict(state["totals"])
         self.party.versions.clear()
         self.party.versions.update((ClientId(int(c)), version) for c, version in state["versions"].items())
+        self._retired = {int(r): [(ClientId(c), v) for c, v in kept] for r, kept in state["retired"].items()}
         self.party.flights.clear()
         for kept in state["flights"]:
             client = ClientId(kept["client"])

@@ -75,6 +75,11 @@ class Method(ABC, Generic[C, CfgT]):
         """Submodels that somebody must play from the first round on: checked before a run begins."""
         return frozenset()
 
+    @property
+    def done(self) -> bool:
+        """Nothing is gained by another round: the run ends. Read after each one; part of the state."""
+        return False
+
     def tables(self) -> Mapping[str, list[dict[str, Any]]]:
         """What `describe` shows beside models and exchanges: rows of equal keys by the table's name."""
         return {}

@@ -98,3 +98,13 @@ def test_rows_get_draws_of_their_own(name: str) -> None:
 def test_unknown_view() -> None:
     with pytest.raises(ConfigError, match=r"partition.views: unknown view 'vfilp'; did you mean vflip\?"):
         check_names(["crop", "vfilp"])
+
+
+def test_noise_shows_nothing_of_the_image() -> None:
+    """Uniform of mean 0 and variance 1: within sqrt(3) of 0, whatever the image."""
+    ids = torch.arange(200)
+    got = see("noise", images(200), ids)
+    assert torch.equal(got, see("noise", torch.zeros(200, 2, 28, 28), ids))
+    assert float(got.abs().max()) <= math.sqrt(3)
+    assert float(got.mean()) == pytest.approx(0, abs=0.01)
+    assert float(got.var()) == pytest.approx(1, abs=0.01)

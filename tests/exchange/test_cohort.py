@@ -137,8 +137,22 @@ def test_the_deadline_counts_from_the_rounds_start(birds: Aviary) -> None:
 def test_a_late_client_is_busy_beyond_the_deadline(birds: Aviary) -> None:
     cohort = birds.cohort(deadline_s=10.0)
     cohort.broadcast(Parrot.answer, cargo(4))
-    # An exchange that takes no time, at the deadline exactly: client 2 is at work until 13.
-    assert list(cohort.broadcast(Parrot.echo, cargo(0))) == [C0, C1]
+    cohort.broadcast(Parrot.answer, cargo(4))
+    assert [r.request.elapsed_s for r in cohort.receipts[3:]] == [10.0, 10.0, 13.0]
+
+
+def test_what_brings_nothing_back_is_never_late(birds: Aviary) -> None:
+    cohort = birds.cohort(deadline_s=6.0)
+    assert list(cohort.broadcast(Parrot.hear, cargo(7))) == CLIENTS
+    assert cohort.now == 7.0
+
+
+def test_without_a_barrier_a_deadline_counts_from_the_exchanges_own_start(birds: Aviary) -> None:
+    cohort = birds.cohort(deadline_s=8.0)
+    for _ in range(3):
+        cohort.send(C0, Parrot.answer, cargo(4))
+        assert cohort.receive()[1] is not None
+    assert cohort.now == 21.0
 
 
 def test_a_lost_reply_is_paid_for_and_waited_for(birds: Aviary) -> None:
@@ -200,9 +214,9 @@ def test_a_reply_that_does_not_count_arrives_as_nothing(birds: Aviary) -> None:
     assert [(client, reply is None, now) for client, reply, now in arrived] == [
         (C0, True, 7.0),
         (C1, False, 10.0),
-        (C2, True, 11.0),  # given up at the deadline
+        (C2, True, 13.0),  # of no use, but the device was busy until then
     ]
-    assert cohort.close() == 11.0
+    assert cohort.close() == 13.0
 
 
 def test_the_server_may_work_between_arrivals(birds: Aviary) -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_run import make_config, make_job
-from parrots import C0, C1, C2, CLIENTS, Cargo, cargo, parrot_job, request
+from parrots import C0, C1, C2, CLIENTS, Cargo, Parrot, cargo, parrot_job, request
 
 from harness.exchange.client import Request
 from harness.exchange.payloads import Weights
@@ -156,3 +156,30 @@ def test_a_reply_outside_the_sums_range_is_refused(tmp_path: Path) -> None:
     assert receipt.status is Status.REFUSED
     assert receipt.metrics["train/loss"] > 0
     assert worker.close_sum().num_terms == 0  # type: ignore[attr-defined]
+
+
+def test_attached_clients_stay_in_memory_until_the_round_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Parrot, "attached", True)
+    worker = Worker(parrot_job(tmp_path))
+    turns = [(C0, None), (C1, None), (C0, "0"), (C1, "0"), (C0, "0")]
+    assert [ask(worker, client, round=0, version=v) for client, v in turns] == [1, 1, 2, 2, 3]
+    assert not list(tmp_path.iterdir())
+    worker.flush()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0@0.pt", "1@0.pt"]
+    assert [ask(worker, client, round=1, version="0") for client in (C1, C0)] == [3, 4]
+    worker.reset()
+    assert [ask(worker, client, round=1, version="0") for client in (C1, C0)] == [3, 4]
+
+
+def test_an_attached_client_served_elsewhere_is_not_taken_from_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Parrot, "attached", True)
+    here, there = Worker(parrot_job(tmp_path)), Worker(parrot_job(tmp_path))
+    assert [ask(here, client, round=0, version=None) for client in (C0, C1)] == [1, 1]
+    here.flush()
+    assert ask(there, C0, round=1, version="0") == 2
+    there.flush()
+    assert [ask(here, client, round=2, version=v) for client, v in ((C1, "0"), (C0, "1"))] == [2, 3]

@@ -69,6 +69,12 @@ BY_HAND: dict[tuple[str, tuple[int, ...]], list[Layer]] = {
         linear(64 * 7 * 7, 512),
         linear(512, 10),
     ],
+    ("leaf_cnn", MNIST): [
+        conv(1, 32, 5, 28, 28),
+        conv(32, 64, 5, 14, 14),
+        linear(64 * 7 * 7, 2048),
+        linear(2048, 10),
+    ],
     ("bench_cnn", CIFAR): [
         conv(3, 32, 3, 30, 30),
         conv(32, 64, 3, 28, 28),

@@ -36,6 +36,15 @@ NEEDS: dict[str, list[str]] = {
         for name in ("heterofl", "mfl")
     },
     "split_learning": ["model=mlp"],
+    **{
+        name: ["partition=views", "model=mlp", "method.lr=0.01", "method.batch_size=32", *more]
+        for name, more in {
+            "fpl": ["method.junction=3"],
+            "sl": ["method.junction=3"],
+            "gfl": [],
+            "images": [],
+        }.items()
+    },
 }
 """Settings without which a method cannot run on the tiny task, such as a partition into views."""
 

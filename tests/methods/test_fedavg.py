@@ -9,7 +9,8 @@ from local_run import Play, assert_same, make_config, make_place
 from torch import Tensor, nn
 
 from harness.exchange.payloads import Weights
-from harness.methods.fedavg import FedAvg, FedAvgConfig, fedadam, fedavgm, proximal, take_mean
+from harness.learning.proximal import proximal
+from harness.methods.fedavg import FedAvg, FedAvgConfig, fedadam, fedavgm, take_mean
 from harness.run import checkpoint
 from harness.types import ConfigError
 from lightning_modules.classifier import Classifier

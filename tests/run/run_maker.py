@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
-from harness.config import Config, MethodConfig, load
+from harness.config import Config, MethodConfig
 from harness.cost.ledger import Entry, Ledger
+from harness.loading import load
 from harness.run.checkpoint import dump
 from harness.run.records import Commit
 from harness.run.store import RunStore

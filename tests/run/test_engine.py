@@ -386,7 +386,7 @@ def test_damaged_bytes_are_a_readable_error(play: Play) -> None:
 
 def test_a_checkpoint_holds_all_that_changed(play: Play) -> None:
     state = checkpoint.load_bytes(play("method=local_only", "scheduler.cohort_size=2").state)
-    assert set(state) == {"method", "scheduler", "now", "totals", "versions", "flights"}
+    assert set(state) == {"method", "scheduler", "now", "totals", "versions", "retired", "flights"}
     assert state["now"] > 0
     assert set(state["totals"]) == set(COSTS)
     assert state["versions"]

@@ -1,0 +1,58 @@
+"""Where to cut a network between sources and server: FPL's first step, by what `price` says of every cut.
+
+Malandrino, Chiasserini, WoWMoM 2022: identify the layers that can be replicated, and place each. Every layer
+below the cut lies at the sources, the junction and all above it at the server; all cuts are compared.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.config import require
+from harness.cost.cuts import Cut as Cut
+from harness.cost.devices import DeviceProfile, Work, price, price_idle
+
+OBJECTIVES = ("time", "energy")
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A cut and its price, per example of every source."""
+
+    layer: str
+    seconds: float
+    """Of the slowest source, then of the server."""
+    joules: float
+    """Of all sources and the server, waiting included."""
+    link_bytes: int
+    """Over all links, both ways."""
+
+
+def price_cuts(cuts: Sequence[Cut], *, sources: DeviceProfile, server: DeviceProfile) -> list[Placed]:
+    """The price of every cut, in their order, for sources [V] (columns) and one server, all at full speed."""
+    return [_price(cut, sources, server) for cut in cuts]
+
+
+def best_cut(placed: Sequence[Placed], *, objective: str = "time") -> Placed:
+    """The quickest or most frugal one; of equal ones the first. Raises ConfigError for another objective."""
+    require(
+        objective in OBJECTIVES, f"method.objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}"
+    )
+    return min(placed, key=lambda p: p.seconds if objective == "time" else p.joules)
+
+
+def _price(cut: Cut, sources: DeviceProfile, server: DeviceProfile) -> Placed:
+    below = Work(cut.source_flops, tx_bytes=cut.activation_bytes, rx_bytes=cut.activation_bytes)
+    there = price(below, sources, sources.full_speed())
+    above = price(Work(cut.server_flops, tx_bytes=0, rx_bytes=0), server, server.full_speed())
+    busy = np.atleast_1d(np.asarray(there.busy_s, dtype=np.float64))
+    seconds = float(busy.max()) + float(above.compute_s)
+    spent = np.asarray(there.compute_j) + there.link_j + price_idle(seconds - busy, sources)
+    idle = price_idle(seconds - float(above.compute_s), server)
+    return Placed(
+        layer=cut.layer,
+        seconds=seconds,
+        joules=float(np.sum(spent)) + float(above.compute_j) + float(idle),
+        link_bytes=2 * cut.activation_bytes * len(busy),
+    )

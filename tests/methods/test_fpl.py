@@ -1,0 +1,315 @@
+"""FPL and its alternatives: what they must equal, what they cost, sources that come, go and drop out."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from local_run import TINY, Play, Played, make_config, make_job, start
+
+from harness.exchange.client import Reply, Request
+from harness.exchange.payloads import Payload
+from harness.exchange.transport import LocalTransport
+from harness.exchange.worker import Worker
+from harness.learning.models import make_optimizer
+from harness.learning.sources import fork, seen_by
+from harness.methods.fpl import Fpl, Source, batch_order
+from harness.methods.gfl import scores
+from harness.methods.images import to_pixels
+from harness.run import checkpoint
+from harness.run.describe import describe
+from harness.types import ClientId, ConfigError
+from lightning_modules.junction import Parallel
+
+VIEWS = (
+    *("partition=views", "partition.num_clients=2", "model=mlp", "run.num_rounds=2"),
+    *("method.batch_size=32", "method.lr=0.01"),
+)
+FPL = ("method=fpl", "method.junction=3", *VIEWS)
+SL = ("method=sl", "method.junction=3", *VIEWS)
+LEAF = ("task=femnist", "model=leaf_cnn", "partition=views", "partition.num_clients=5")
+ONE_BATCH = ("method.batch_size=1", "method.local_steps=1")
+
+
+def method_state(played: Played) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = checkpoint.load_bytes(played.state)["method"]["weights"]
+    return found
+
+
+def branches(played: Played) -> list[dict[str, torch.Tensor]]:
+    """What every source holds at the end."""
+    worker = Worker(played.job)
+    found = []
+    for client, version in sorted(played.engine.party.versions.items()):
+        found.append(worker.store.load(client, version)["weights"])
+    return found
+
+
+def by_endpoint(played: Played) -> dict[str, tuple[int, int]]:
+    """(rx, tx) bytes of all sources."""
+    train = played.ledger.query("phase == 'train' and client >= 0 and endpoint != 'wait'")
+    sums = train.groupby("endpoint")[["rx_bytes", "tx_bytes"]].sum()
+    return {str(e): (int(row["rx_bytes"]), int(row["tx_bytes"])) for e, row in sums.iterrows()}
+
+
+# --- equalities
+
+
+@pytest.mark.parametrize("words", [FPL, SL, (*FPL, "model=cnn", "method.junction_init=average")])
+def test_sources_and_server_train_as_one_network(words: Sequence[str], play: Play) -> None:
+    """One optimizer over all branches and the server, the whole batch at once: the same to rounding."""
+    played = play(*words)
+    method, place, cfg = played.engine.method, played.engine.place, played.job.cfg.method
+    assert isinstance(method, Fpl)
+    parts = {str(s): place.initial(lambda: fork(place.task, method.layer).branch) for s in method.sources}
+    whole = Parallel(parts, place.initial(lambda: method.upper(fork(place.task, method.layer))))
+    optimizer = make_optimizer(whole.parameters(), cfg, round=0)
+    train = seen_by(place, "train", method.sources)
+    for round in range(2):
+        for rows in batch_order(len(train), cfg, place, round=round):
+            batch = train.take(rows.numpy())
+            whole.training_step(batch, 0).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for name, tensor in method_state(played).items():
+        torch.testing.assert_close(tensor, whole.server.state_dict()[name], rtol=1e-4, atol=2e-5)
+    for held, branch in zip(branches(played), parts.values(), strict=True):
+        for name, tensor in held.items():
+            torch.testing.assert_close(tensor, branch.state_dict()[name], rtol=1e-4, atol=2e-5)
+
+
+def test_both_sides_flops_add_up(play: Play) -> None:
+    """Junction at the second layer of 64-200-200-4: 2 (64*200) below, twice; above J, 200*200 and 200*4."""
+    (record,) = play(*FPL, "run.num_rounds=1").records
+    assert record["cost/client_flops"] == 2 * 90 * (2 * 2 * 64 * 200)
+    above = 400 * 200 + 200 * 200 + 200 * 4
+    assert record["cost/server_flops"] == 90 * 3 * 2 * above
+
+
+def test_without_a_junction_the_first_layer_above_takes_it_all(play: Play) -> None:
+    played = play(*SL)
+    assert method_state(played)["network.3.blocks.1"].shape == (200, 200)
+    (one, two) = played.records
+    assert two["train/loss"] < one["train/loss"]
+    assert one["cost/server_flops"] == 90 * 3 * 2 * (400 * 200 + 200 * 4)
+
+
+# --- costs
+
+
+def test_activations_up_and_gradients_down_and_nothing_else(play: Play) -> None:
+    played = play(*FPL, "run.num_rounds=1", "method.local_epochs=2")
+    # 90 examples in batches of 32, 32, 26; 200 numbers each; two sources, two epochs.
+    all_bytes = 2 * 2 * 90 * 200 * 4
+    assert by_endpoint(played) == {
+        "begin": (0, 2 * 32 * 800),
+        "step": (all_bytes - 2 * 26 * 800, all_bytes - 2 * 32 * 800),
+        "finish": (2 * 26 * 800, 0),
+    }
+    assert played.records[0]["fpl/missing"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "params", "per_sample"),
+    [
+        (("method=fpl", "method.junction=f1"), 55_987_710, 12_544),
+        (("method=fpl", "method.junction=f2"), 53_483_966, 8_192),
+        (("method=sl", "method.junction=f1"), 32_502_206, 12_544),
+    ],
+)
+def test_the_papers_counts(words: tuple[str, ...], params: int, per_sample: int) -> None:
+    found = describe(make_config([*words, *LEAF, *ONE_BATCH], base=()))
+    assert [model["params"] for model in found["models"] if model["name"] == "full"] == [params]
+    assert sum(row["tx_bytes"] for row in found["exchanges"]) == per_sample
+    assert sum(row["rx_bytes"] for row in found["exchanges"]) == per_sample
+
+
+@pytest.mark.parametrize(("layer", "wanted"), [("f1", 55_987_710), ("f2", 53_483_966)])
+def test_the_control_has_as_many_parameters(layer: str, wanted: int) -> None:
+    found = describe(
+        make_config(["method=sl", "method.junction=f1", f"method.match={layer}", *LEAF], base=())
+    )
+    (params,) = (model["params"] for model in found["models"] if model["name"] == "full")
+    assert abs(params - wanted) <= (15_680 + 1 + 62) / 2
+
+
+def test_shared_layers_and_images_on_the_link() -> None:
+    for shared, size in (("[f1, f2]", 26_206_456), ("[c2, f1, f2]", 26_411_512)):
+        found = describe(make_config(["method=gfl", f"method.shared={shared}", *LEAF], base=()))
+        assert [(row["rx_bytes"], row["tx_bytes"]) for row in found["exchanges"]] == [(size, size)]
+        assert found["models"][0]["params"] == 6_603_710
+    images = describe(make_config(["method=images", *LEAF, "task.limit_train=1000"], base=()))
+    assert images["exchanges"][0]["tx_bytes"] % 784 == 0
+
+
+def test_images_arrive_as_bytes_and_are_charged(play: Play) -> None:
+    played = play("method=images", *VIEWS, "run.num_rounds=1")
+    assert by_endpoint(played) == {"send": (0, 2 * 90 * 64)}
+    assert played.records[0]["cost/client_flops"] == 0
+    place = played.engine.place
+    stored = place.split("val").examples.inputs[:3]
+    assert torch.equal(to_pixels(place.task.to_inputs(stored), place.task), torch.from_numpy(stored))
+
+
+def test_averaging_after_every_batch_costs_a_transfer_each(play: Play) -> None:
+    once, often = (
+        play("method=gfl", *VIEWS, "run.num_rounds=1", f"method.average={a}") for a in ("round", "batch")
+    )
+    assert often.records[0]["cost/tx_bytes"] == 3 * once.records[0]["cost/tx_bytes"]
+    assert often.records[0]["cost/client_flops"] == once.records[0]["cost/client_flops"]
+    assert once.records[0]["cost/tx_bytes"] == 2 * 4 * (200 * 200 + 200 + 200 * 4 + 4)
+
+
+# --- gFL
+
+
+def test_named_layers_are_common_and_the_rest_is_not(play: Play) -> None:
+    played = play("method=gfl", *VIEWS, "method.shared=[3]", "partition.views=[hflip, noise]")
+    shared = method_state(played)
+    assert sorted(shared) == ["network.3.bias", "network.3.weight"]
+    one, two = branches(played)
+    mean = (one["network.3.weight"].double() + two["network.3.weight"].double()) / 2
+    torch.testing.assert_close(shared["network.3.weight"].double(), mean, rtol=0, atol=1e-6)
+    assert not torch.equal(one["network.1.weight"], two["network.1.weight"])
+
+
+def test_a_strong_proximal_term_holds_shared_layers_alone(play: Play) -> None:
+    """sgd with lr 0.01 and mu 100: shared weights go back to where they began at every step."""
+    words = ("method=gfl", *VIEWS, "method.optimizer=sgd", "run.num_rounds=1", "method.shared=[3]")
+    begin = method_state(play(*words, "method.lr=1e-30"))["network.3.weight"]
+    free, held = (play(*words, "method.local_epochs=3", f"method.mu={mu}") for mu in (0, 90))
+    moved = [float((method_state(p)["network.3.weight"] - begin).norm()) for p in (free, held)]
+    assert 0 < moved[1] < 0.5 * moved[0]
+
+
+def test_scores_are_means_over_networks_and_the_ensemble_votes() -> None:
+    """Each of two networks is right on one of two examples, and surer there: together they miss none."""
+    sure, unsure = [4.0, 0.0], [0.0, 1.0]
+    found = scores([torch.tensor([sure, sure]), torch.tensor([unsure, [0.0, 9.0]])], torch.tensor([0, 1]))
+    assert found["accuracy"] == 0.5
+    assert found["ensemble"] == 1.0
+
+
+# --- sources that come and go
+
+
+def test_the_junction_follows_the_cohort_and_the_rest_stays(tmp_path: Path) -> None:
+    words = (*FPL, "partition.num_clients=3", "scheduler.cohort_size=2", "run.num_rounds=4")
+    engine = start(make_job(make_config(words), tmp_path))
+    method = engine.method
+    assert isinstance(method, Fpl)
+    seen = []
+    for round in range(4):
+        before = dict(method.junction.blocks.items())
+        begun = {name: block.detach().clone() for name, block in before.items()}
+        record = engine.run_round(round).record
+        after = dict(method.junction.blocks.items())
+        assert record["fpl/sources"] == 2
+        assert {f"fpl/weight/{name}" for name in after} <= set(record)
+        for name in set(before) & set(after):
+            # The same tensor, trained on, with its moments.
+            assert after[name] is before[name]
+            assert not torch.equal(after[name].detach(), begun[name])
+            assert method.optimizer.state[after[name]]["step"] > 3 or round == 0
+        seen.append(tuple(after))
+    assert len(set(seen)) > 1
+
+
+def test_weights_tell_a_source_that_sees_nothing(play: Play) -> None:
+    words = (*FPL, "partition.views=[identity, noise]", "run.num_rounds=12", "method.local_epochs=2")
+    record = play(*words).records[-1]
+    assert record["fpl/weight/0"] > 1.02 * record["fpl/weight/1"]
+
+
+class Losing(LocalTransport):
+    """Source 1 does not answer from its third exchange on."""
+
+    def call(self, requests: Sequence[Request], down: Sequence[Payload]) -> list[Reply]:
+        lost = [r.client == 1 and r.sequence >= 2 and r.phase == "train" for r in requests]
+        return super().call([replace(r, fails=f) for r, f in zip(requests, lost, strict=True)], down)
+
+
+@pytest.mark.parametrize("missing", ["zeros", "last"])
+def test_a_source_that_drops_out_is_counted_and_made_up_for(missing: str, play: Play) -> None:
+    played = play(*FPL, f"method.missing={missing}", transport=lambda job: Losing(Worker(job)))
+    # Three batches a round; the third of source 1 is missing.
+    assert [r["fpl/missing"] for r in played.records] == [1, 1]
+    assert [r["scheduler/failed"] for r in played.records] == [1, 1]
+    method = played.engine.method
+    assert isinstance(method, Fpl)
+    stand_in = method._part(ClientId(1), None, 5)
+    assert stand_in.shape == (5, 200)
+    assert bool(stand_in.any()) == (missing == "last")
+    kept = checkpoint.load_bytes(played.state)["method"]["last"]
+    assert set(kept) == ({"0", "1"} if missing == "last" else set())
+
+
+def test_where_nobody_answers_nothing_is_learnt(play: Play) -> None:
+    record = play(*FPL, "scheduler.failure_probability=1").records[0]
+    assert "train/loss" not in record
+    assert record["fpl/missing"] == 6
+
+
+def test_sources_stay_in_memory_and_reach_the_disk_once_a_round(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+    before = Source.state_dict
+    monkeypatch.setattr(Source, "state_dict", lambda self: saved.append(self.client_id) or before(self))
+    play(*FPL)
+    assert sorted(saved) == [0, 0, 1, 1]
+
+
+def test_it_stops_once_the_validation_loss_no_longer_falls(play: Play) -> None:
+    """With no step to speak of the loss stays what it is: two evaluations after the first, and out."""
+    played = play(*FPL, "method.lr=1e-30", "method.patience=2", "run.num_rounds=9")
+    assert len(played.records) == 3
+    assert played.commits[-1].done
+
+
+# --- placement
+
+
+def test_the_cheapest_cut_is_found_by_price() -> None:
+    words = ["method=fpl", "task=mnist", "model=leaf_cnn", "partition=views", "partition.num_clients=5"]
+    found = describe(make_config(words, base=()))
+    table = {row["layer"]: row for row in found["placement"]}
+    assert list(table) == ["relu1", "pool1", "c2", "relu2", "pool2", "flatten", "f1", "relu3", "f2"]
+    best = min(table.values(), key=lambda row: row["seconds"])
+    (up,) = {row["tx_bytes"] for row in found["exchanges"] if row["endpoint"] == "begin"}
+    assert best["link_bytes"] == 2 * 5 * up / 64
+    assert best["seconds"] <= min(table["f1"]["seconds"], table["f2"]["seconds"])
+
+
+# --- refused
+
+
+@pytest.mark.parametrize("name", ["fpl", "sl", "gfl", "images"])
+def test_sources_must_see_the_same_and_be_two(name: str) -> None:
+    for words, message in (
+        (["partition=iid"], "partition.name must be views for method .*: its sources would hold different"),
+        (["partition.num_clients=1"], "partition.num_clients must be >= 2 for method .*, got 1: one source"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            describe(make_config([f"method={name}", *VIEWS, *words], base=TINY))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["method=fpl", "method.junction=f9"],
+            r"method\.junction: no cut before layer 'f9'; choose one of auto, 2",
+        ),
+        (["method=sl", "method.junction=4"], r"method\.junction=4: layer '4' is no fully connected layer"),
+        (["method=sl", "method.junction=3", "method.match=f9"], r"method\.match: no cut before layer 'f9'"),
+        (["method=fpl", "model=logistic"], r"method\.junction: task\.model=logistic cannot be cut"),
+        (["method=fpl", "method.missing=last2"], "method.missing must be one of zeros, last, got 'last2'"),
+        (["method=gfl", "method.shared=[f9]"], r"method\.shared: no layer \['f9'\] with parameters"),
+        (["method=gfl", "method.average=day"], "method.average must be round or batch"),
+    ],
+)
+def test_settings_that_cannot_work(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        describe(make_config([*VIEWS, *words], base=TINY))
