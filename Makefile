@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SCALE ?= smoke
+WORKERS ?= 2
 RESULTS ?= results
 
 .DEFAULT_GOAL := help
@@ -23,11 +24,11 @@ demo: $(READY) ## The main job: the methods on digits through Ray, a table and a
 	$(BIN)/harness sweep sweeps/demo.yaml --set run.results_dir=$(RESULTS)/demo $(DEMO_ARGS)
 	$(BIN)/harness report $(RESULTS)/demo
 
-test: $(READY) ## All tests
-	$(BIN)/python -m pytest
+test: test-fast ## All tests
+	$(BIN)/python -m pytest -m ray
 
 test-fast: $(READY) ## The tests that start no Ray
-	$(BIN)/python -m pytest -m "not ray"
+	$(BIN)/python -m pytest -m "not ray" -n $(WORKERS)
 
 lint: $(READY) ## Format, lint, spelling
 	$(BIN)/ruff format --check .

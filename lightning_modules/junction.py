@@ -8,7 +8,7 @@ Shape letters: B batch, V sources, D width of a branch's output, flat.
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import lightning as L
 import torch
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from lightning_modules.classifier import Classifier
 from lightning_modules.partitioned import cut_after, cut_points
 
-ACTIVATIONS = {"relu": F.relu, "identity": lambda values: values}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "identity": lambda values: values}
 INITS = ("default", "average")
 
 
@@ -63,8 +63,8 @@ class Junction(nn.Module):
         parts = inputs.split(list(self.widths.values()), dim=1)
         for part, block in zip(parts, self.blocks.values(), strict=True):
             total = torch.addmm(total, part, block.t())
-        merged: Tensor = ACTIVATIONS[self.activation](total)
-        return merged.unflatten(1, self.outputs)
+        merged: Tensor = ACTIVATIONS[self.activation](total).unflatten(1, self.outputs)
+        return merged
 
     def resize(self, widths: Mapping[str, int]) -> None:
         """Take these sources. Blocks of those that stay are kept as they are, new ones initialised."""
@@ -152,14 +152,16 @@ def widened(upper: nn.Sequential, widths: Mapping[str, int], *, hidden: int | No
     either of them is not fully connected.
     """
     layers = OrderedDict(upper.named_children())
-    first = next(iter(layers))
-    if not isinstance(layers[first], nn.Linear):
+    first, *others = layers
+    below = layers[first]
+    if not isinstance(below, nn.Linear):
         raise ValueError(f"layer {first!r} is no fully connected layer, so it cannot be widened")
-    outputs = hidden or layers[first].out_features
-    if outputs != layers[first].out_features:
-        following = [n for n, layer in layers.items() if n != first and list(layer.parameters())]
-        if not following or not isinstance(layers[following[0]], nn.Linear):
+    outputs = hidden or below.out_features
+    if outputs != below.out_features:
+        following = next((name for name in others if list(layers[name].parameters())), first)
+        above = layers[following]
+        if following == first or not isinstance(above, nn.Linear):
             raise ValueError(f"no fully connected layer follows {first!r}, so its outputs cannot change")
-        layers[following[0]] = nn.Linear(outputs, layers[following[0]].out_features)
+        layers[following] = nn.Linear(outputs, above.out_features)
     layers[first] = Junction(widths, (outputs,), activation="identity")
     return nn.Sequential(layers)

@@ -39,10 +39,8 @@ class Crew:
 class RayEngine:
     """The engine in the server actor. The next round is asked for while the last one is written."""
 
-    def __init__(self, server: ActorHandle[Any], *, num_rounds: int, may_stop: bool) -> None:
+    def __init__(self, server: ActorHandle[Any]) -> None:
         self.server = server
-        self.num_rounds = num_rounds
-        self.may_stop = may_stop
         self._ahead: dict[int, Any] = {}
 
     def run_round(self, round: int) -> Commit:
@@ -53,7 +51,7 @@ class RayEngine:
             raise EngineLost(f"the server actor died ({type(error).__name__})") from None
         except RayTaskError as error:
             raise error.cause or error from None
-        if not self.may_stop and round + 1 < self.num_rounds:
+        if not commit.done:
             self._ahead[round + 1] = self._ask(round + 1)
         return commit
 
@@ -80,9 +78,7 @@ class RayRuntime:
             self._dismiss()
             self._crew = self._hire(layout)
             self._set_up(self._crew, job, restored)
-        return RayEngine(
-            self._crew.server, num_rounds=cfg.run.num_rounds, may_stop=cfg.run.target is not None
-        )
+        return RayEngine(self._crew.server)
 
     def num_client_actors(self) -> int:
         """Client actors of the current run."""

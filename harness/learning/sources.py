@@ -5,7 +5,7 @@ Shape letters: N examples, B batch, V sources, D width of a branch's output, fla
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import lightning as L
@@ -19,13 +19,17 @@ from harness.cost.cuts import Cut
 from harness.data.partition import view_names
 from harness.data.task import Batch, Shard, Task
 from harness.data.views import apply_view
+from harness.learning.evaluation import evaluate
 from harness.learning.models import TrainingConfig, build_module
 from harness.learning.profile import profile
+from harness.learning.seeding import torch_generator
 from harness.learning.workplace import Workplace
 from harness.types import ConfigError
 from lightning_modules.classifier import Classifier
 from lightning_modules.junction import Junction, cut_before, junction_points
 from lightning_modules.partitioned import Lower
+
+SPLITS: tuple[Literal["val", "test"], ...] = ("val", "test")
 
 
 def check_sources(cfg: PartitionConfig, *, method: str) -> None:
@@ -73,6 +77,22 @@ def batch_rows(num_examples: int, *, cfg: TrainingConfig, generator: torch.Gener
         b for _ in range(epochs) for b in torch.randperm(num_examples, generator=generator).split(size)
     ]
     return batches[:num_batches]
+
+
+def batch_order(num_examples: int, cfg: TrainingConfig, place: Workplace, *, round: int) -> list[Tensor]:
+    """The rows [B] of every batch of a round, the same for all sources and the server."""
+    # Client 0's stream: a network trained at one place sees the same batches.
+    generator = torch_generator(place.seed, round=round, client=0, purpose="batches")
+    return batch_rows(num_examples, cfg=cfg, generator=generator)
+
+
+def evaluate_together(
+    whole: L.LightningModule, sources: Sequence[int], *, place: Workplace
+) -> dict[str, float]:
+    """`val/...` and `eval/...` (the test split) of a network that sees each image through these sources."""
+    val, test = (seen_by(place, split, sources) for split in SPLITS)
+    found = {f"val/{name}": value for name, value in evaluate(whole, val, place=place).items()}
+    return found | {f"eval/{name}": value for name, value in evaluate(whole, test, place=place).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +176,3 @@ def whole_network(task: Task, module: L.LightningModule, *, key: str) -> nn.Sequ
             "layers that have parameters, such as leaf_cnn, cnn, mlp or resnet20"
         )
     return network
-
-
-def of_view(shard: Shard, view: str) -> Shard:
-    """The same examples as one source sees them."""
-    return replace(shard, view=view)

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Mapping
 
+from harness.config import require
+
 
 class Patience:
     """Counts evaluations since the lowest loss."""
 
     def __init__(self, limit: int) -> None:
-        """`limit` evaluations without a lower loss end the run; 0 never does."""
+        """`limit` evaluations without a lower loss end the run; 0 never does. Raises ConfigError below 0."""
+        require(limit >= 0, f"method.patience must be >= 0, got {limit}")
         self.limit = limit
         self.best = math.inf
         self.waited = 0

@@ -28,7 +28,6 @@ from harness.config import require
 from harness.exchange.client import Client
 from harness.exchange.cohort import Cohort
 from harness.exchange.payloads import Activations, Empty, Payload, Weights
-from harness.learning.evaluation import evaluate
 from harness.learning.models import (
     TrainingConfig,
     load_optimizer,
@@ -36,8 +35,16 @@ from harness.learning.models import (
     optimizer_state,
     take_step,
 )
-from harness.learning.seeding import derive, torch_generator
-from harness.learning.sources import Fork, batch_rows, check_sources, cuts_of, fork, merging, seen_by
+from harness.learning.seeding import derive
+from harness.learning.sources import (
+    Fork,
+    batch_order,
+    check_sources,
+    cuts_of,
+    evaluate_together,
+    fork,
+    merging,
+)
 from harness.learning.stopping import Patience
 from harness.learning.training import batch_sizes, laid_out, to_device
 from harness.learning.weights import load_state, snapshot, state_of
@@ -175,13 +182,6 @@ class Source(Client[FplConfig]):
         return activations.float()
 
 
-def batch_order(num_examples: int, cfg: TrainingConfig, place: Workplace, *, round: int) -> list[Tensor]:
-    """The rows [B] of every batch of a round, the same for all sources and the server."""
-    # Client 0's stream: a network trained at one place sees the same batches.
-    generator = torch_generator(place.seed, round=round, client=0, purpose="batches")
-    return batch_rows(num_examples, cfg=cfg, generator=generator)
-
-
 class Fpl(Method[Source, FplConfig]):
     """Branches at the sources, a junction and the rest at the server."""
 
@@ -273,7 +273,7 @@ class Fpl(Method[Source, FplConfig]):
     def round(self, cohort: Cohort[Source]) -> Metrics:
         self._seat(cohort.clients)
         self.server.train()
-        order = batch_order(len(self._targets), self.cfg, self.place, round=cohort.plan.round)
+        order = batch_order(len(self.place.split("train")), self.cfg, self.place, round=cohort.plan.round)
         losses, arrived = [], 0
         batch = self._call(cohort, Source.begin, dict.fromkeys(self.sources, Turn(self.layer)))
         for number, rows in enumerate(order):
@@ -287,10 +287,6 @@ class Fpl(Method[Source, FplConfig]):
         weights = {f"fpl/weight/{source}": norm for source, norm in self.junction.norms().items()}
         missed = len(order) * len(self.sources) - arrived
         return {**learnt, **weights, "fpl/sources": len(self.sources), "fpl/missing": missed}
-
-    @property
-    def _targets(self) -> Tensor:
-        return torch.from_numpy(self.place.split("train").examples.targets)
 
     def _call(
         self, cohort: Cohort[Source], endpoint: Callable[..., Any], down: Mapping[ClientId, Turn]
@@ -318,7 +314,8 @@ class Fpl(Method[Source, FplConfig]):
         """One step of the server's layers on what all sources sent; the loss [] and what each does next."""
         parts = [self._part(source, batch.get(source), len(rows)) for source in self.sources]
         values = laid_out(torch.cat(parts, dim=1), self.place).requires_grad_()
-        targets = self._targets[rows].to(values.device)
+        labels = self.place.split("train").examples.targets[rows.numpy()]
+        targets = torch.from_numpy(labels).to(values.device)
         with self.place.meter.step(self.server, values):
             with self.place.fabric.autocast():
                 loss = self.server.training_step((values, targets), 0)
@@ -343,13 +340,7 @@ class Fpl(Method[Source, FplConfig]):
         for source, branch in sent.items():
             load_state(self._branch(source), branch.params)
         whole = Parallel({str(source): self._branch(source) for source in self.sources}, self.server)
-        found = {
-            f"{word}/{name}": value
-            for word, split in (("val", "val"), ("eval", "test"))
-            for name, value in evaluate(
-                whole, seen_by(self.place, split, self.sources), place=self.place
-            ).items()
-        }
+        found = evaluate_together(whole, self.sources, place=self.place)
         self.patience.see(found["val/loss"])
         return found
 

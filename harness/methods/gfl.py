@@ -197,10 +197,8 @@ class Gfl(Method[Tutor, GflConfig]):
         votes = cohort.broadcast(Tutor.vote, Empty())
         ordered = [votes[source] for source in sorted(votes)]
         val, test = (self.place.split(name).examples.targets for name in ("val", "test"))
-        found = {f"val/{n}": v for n, v in scores([v.val for v in ordered], torch.from_numpy(val)).items()}
-        found |= {
-            f"eval/{n}": v for n, v in scores([v.test for v in ordered], torch.from_numpy(test)).items()
-        }
+        found = {f"val/{n}": v for n, v in scores([v.val for v in ordered], torch.tensor(val)).items()}
+        found |= {f"eval/{n}": v for n, v in scores([v.test for v in ordered], torch.tensor(test)).items()}
         self.patience.see(found["val/loss"])
         return found
 

@@ -134,7 +134,7 @@ class Images(Method[Camera, ImagesConfig]):
 
     def evaluate(self, cohort: Cohort[Camera]) -> Metrics:
         views = view_names(self.place.partition)
-        found = {}
+        found: dict[str, float] = {}
         for word, split in (("val", self.place.split("val")), ("eval", self.place.split("test"))):
             scores = [evaluate(self.module, replace(split, view=view), place=self.place) for view in views]
             found |= {f"{word}/{name}": sum(s[name] for s in scores) / len(scores) for name in scores[0]}

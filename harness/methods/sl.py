@@ -8,6 +8,7 @@ connected, takes the outputs of all sources itself (F1: 15,680 -> 2048 where fiv
 Equals FPL but for that: `junction` names the layer that is widened, and the blocks of its matrix are the
 learned weights of the sources. `match` makes the control that FPL is measured against: the widened layer has
 so many outputs that all parameters are, to the nearest, as many as FPL's with its junction before `match`.
+Its records carry FPL's keys (fpl/weight/<source>, fpl/missing).
 """
 
 from dataclasses import dataclass

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from harness.config import Config, require
+from harness.cost.carbon import carbon_g
 from harness.cost.submodel import SubmodelProfile
 from harness.data.partition import Partition, partition
 from harness.data.task import Splits, Task
@@ -170,13 +171,18 @@ def summarize(
     timings: Sequence[Mapping[str, Any]],
     started: float,
 ) -> dict[str, Any]:
-    """What `--json` prints: last metrics, totals, the test result at the round of best val, wall times."""
+    """What `--json` prints: last metrics, totals, the test result at the round of best val, wall times.
+
+    `carbon_g` is the modelled energy of all parties at FPL's intensity (harness/cost/carbon.py).
+    """
     last = records[-1]
     measured = [r for r in records if f"val/{metric}" in r]
     best = max(measured, key=lambda r: r[f"val/{metric}"], default=None)
     keys = ("round", f"val/{metric}", f"eval/{metric}")
     wall = [t["time/wall_s"] for t in timings]
     final = measured[-1] if measured else last
+    totals = {name: last[f"cost/{name}_total"] for name in COSTS} | {"sim_s": last["time/sim_s_total"]}
+    totals["carbon_g"] = carbon_g(totals["client_j"] + totals["server_j"])
     return {
         "run_id": cfg.run_id,
         "method": cfg.method.name,
@@ -184,7 +190,7 @@ def summarize(
         "seed": cfg.run.seed,
         "rounds": len(records),
         "metrics": {k: v for k, v in final.items() if k.split("/")[0] in ("eval", "val", "train")},
-        "totals": {name: last[f"cost/{name}_total"] for name in COSTS} | {"sim_s": last["time/sim_s_total"]},
+        "totals": totals,
         "best": {key: best[key] for key in keys} if best else {},
         "timings": {"wall_s": time.perf_counter() - started, "median_round_s": median(wall) if wall else 0.0},
     }

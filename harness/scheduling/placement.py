@@ -35,11 +35,15 @@ def price_cuts(cuts: Sequence[Cut], *, sources: DeviceProfile, server: DevicePro
 
 
 def best_cut(placed: Sequence[Placed], *, objective: str = "time") -> Placed:
-    """The quickest or most frugal one; of equal ones the first. Raises ConfigError for another objective."""
+    """The quickest or most frugal one; of equal ones the last, which lies behind the activation.
+
+    Raises ConfigError where there is none, and for another objective.
+    """
     require(
         objective in OBJECTIVES, f"method.objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}"
     )
-    return min(placed, key=lambda p: p.seconds if objective == "time" else p.joules)
+    require(len(placed) > 0, "method.junction=auto: the network has no layer before which it could stand")
+    return min(reversed(placed), key=lambda p: p.seconds if objective == "time" else p.joules)
 
 
 def _price(cut: Cut, sources: DeviceProfile, server: DeviceProfile) -> Placed:

@@ -2,7 +2,10 @@
 
 import math
 
+import pytest
+
 from harness.learning.stopping import Patience
+from harness.types import ConfigError
 
 
 def seen(limit: int, *losses: float) -> list[bool]:
@@ -33,3 +36,8 @@ def test_it_goes_on_where_it_stood() -> None:
     two.load_state_dict(one.state_dict())
     two.see(2.0)
     assert two.over
+
+
+def test_less_than_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"method\.patience must be >= 0, got -1"):
+        Patience(-1)

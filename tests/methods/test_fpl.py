@@ -13,8 +13,8 @@ from harness.exchange.payloads import Payload
 from harness.exchange.transport import LocalTransport
 from harness.exchange.worker import Worker
 from harness.learning.models import make_optimizer
-from harness.learning.sources import fork, seen_by
-from harness.methods.fpl import Fpl, Source, batch_order
+from harness.learning.sources import batch_order, fork, seen_by
+from harness.methods.fpl import Fpl, Source
 from harness.methods.gfl import scores
 from harness.methods.images import to_pixels
 from harness.run import checkpoint
@@ -304,6 +304,7 @@ def test_sources_must_see_the_same_and_be_two(name: str) -> None:
         ),
         (["method=sl", "method.junction=4"], r"method\.junction=4: layer '4' is no fully connected layer"),
         (["method=sl", "method.junction=3", "method.match=f9"], r"method\.match: no cut before layer 'f9'"),
+        (["method=sl", "model=mfl_cnn"], "method.junction=auto: the network has no layer before which it"),
         (["method=fpl", "model=logistic"], r"method\.junction: task\.model=logistic cannot be cut"),
         (["method=fpl", "method.missing=last2"], "method.missing must be one of zeros, last, got 'last2'"),
         (["method=gfl", "method.shared=[f9]"], r"method\.shared: no layer \['f9'\] with parameters"),

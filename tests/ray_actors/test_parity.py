@@ -9,9 +9,16 @@ from ray_actors.launch import RayRuntime
 pytestmark = pytest.mark.ray
 
 
+VIEWS = dict.fromkeys(
+    ("fpl", "sl", "gfl", "images"), ("partition=views", "model=mlp", "method.batch_size=32")
+)
+"""Settings without which a method cannot run."""
+
+
 @pytest.mark.parametrize("method", method_names())
 def test_every_method_equals_its_local_run(method: str, play: Play, ray_runtime: RayRuntime) -> None:
     words = [f"method={method}", "scheduler.failure_probability=0.3", "runtime.min_actors=2"]
+    words += [*VIEWS.get(method, ()), *(["method.junction=3"] if method in ("fpl", "sl") else [])]
     assert_same(play(words), play(words, runtime=ray_runtime))
 
 

@@ -51,3 +51,9 @@ def test_time_and_energy_may_disagree() -> None:
     assert best_cut(placed, objective="energy").layer == "late"
     with pytest.raises(ConfigError, match=r"method\.objective must be one of time, energy, got 'money'"):
         best_cut(placed, objective="money")
+
+
+def test_of_equal_cuts_the_one_behind_the_activation() -> None:
+    placed = price_cuts([replace(EARLY, layer="relu"), EARLY, LATE], sources=SOURCES, server=SERVER)
+    assert placed[0].seconds == placed[1].seconds
+    assert best_cut(placed[:2]).layer == "early"
