@@ -8,8 +8,12 @@ Shape letters: B batch, C classes.
 
 from collections.abc import Sequence
 
+import lightning as L
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from lightning_modules.classifier import OptimizerFactory
 
 
 def kl_t(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
@@ -38,3 +42,22 @@ def distilled(logits: Tensor, batch: Sequence[Tensor | None], *, alpha: float, t
     if teacher is None or not teacher.is_floating_point() or alpha == 0:
         return loss
     return loss + alpha * kl_t(logits, teacher, temperature=temperature)
+
+
+class Distilled(L.LightningModule):
+    """A network that may learn from another one's logits: CE + alpha * KL_T."""
+
+    def __init__(self, *, alpha: float, temperature: float, optimizer: OptimizerFactory | None) -> None:
+        """`optimizer` is FedGKT's Adam by default. Raises ValueError for `temperature` <= 0."""
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature must be > 0, got {temperature}")
+        self.alpha = alpha
+        self.temperature = temperature
+        self._optimizer = optimizer
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """A new optimizer over all parameters."""
+        if self._optimizer is not None:
+            return self._optimizer(self.parameters())
+        return torch.optim.Adam(self.parameters(), lr=1e-3, weight_decay=1e-4, amsgrad=True)

@@ -7,16 +7,15 @@ Shape letters: B batch, C classes.
 
 from collections.abc import Sequence
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_modules.classifier import OptimizerFactory
-from lightning_modules.distillation import distilled
+from lightning_modules.distillation import Distilled, distilled
 
 
-class Edge(L.LightningModule):
+class Edge(Distilled):
     """Extractor and local classifier; CE + alpha * KL_T towards the server's logits where there are any."""
 
     extractor: nn.Module
@@ -36,14 +35,9 @@ class Edge(L.LightningModule):
         `alpha` and `temperature` are the public reference's; `optimizer` is the paper's Adam by default.
         Raises ValueError for `temperature` <= 0.
         """
-        super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be > 0, got {temperature}")
+        super().__init__(alpha=alpha, temperature=temperature, optimizer=optimizer)
         self.extractor = extractor
         self.classifier = classifier
-        self.alpha = alpha
-        self.temperature = temperature
-        self._optimizer = optimizer
         self.cross_entropy = torch.tensor(float("nan"))
         """Of the last training step, without the distillation's share."""
 
@@ -66,9 +60,3 @@ class Edge(L.LightningModule):
         logits = self(inputs)
         self.cross_entropy = F.cross_entropy(logits.detach(), targets)
         return distilled(logits, batch, alpha=self.alpha, temperature=self.temperature)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """A new optimizer over all parameters."""
-        if self._optimizer is not None:
-            return self._optimizer(self.parameters())
-        return torch.optim.Adam(self.parameters(), lr=1e-3, weight_decay=1e-4, amsgrad=True)

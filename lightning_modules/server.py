@@ -7,15 +7,13 @@ Shape letters: B batch, C classes.
 
 from collections.abc import Sequence
 
-import lightning as L
-import torch
 from torch import Tensor, nn
 
 from lightning_modules.classifier import OptimizerFactory
-from lightning_modules.distillation import distilled
+from lightning_modules.distillation import Distilled, distilled
 
 
-class Server(L.LightningModule):
+class Server(Distilled):
     """A network over features, with CE + alpha * KL_T towards the edges' logits where there are any."""
 
     network: nn.Module
@@ -33,13 +31,8 @@ class Server(L.LightningModule):
         `alpha` and `temperature` are the public reference's; `optimizer` is the paper's Adam by default.
         Raises ValueError for `temperature` <= 0.
         """
-        super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be > 0, got {temperature}")
+        super().__init__(alpha=alpha, temperature=temperature, optimizer=optimizer)
         self.network = network
-        self.alpha = alpha
-        self.temperature = temperature
-        self._optimizer = optimizer
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits [B, C] of features [B, ...]."""
@@ -55,9 +48,3 @@ class Server(L.LightningModule):
         features = batch[0]
         assert features is not None, "a batch needs features"
         return self.loss(self(features), batch)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """A new optimizer over all parameters."""
-        if self._optimizer is not None:
-            return self._optimizer(self.parameters())
-        return torch.optim.Adam(self.parameters(), lr=1e-3, weight_decay=1e-4, amsgrad=True)

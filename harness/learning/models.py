@@ -90,10 +90,15 @@ def make_optimizer(parameters: Parameters, cfg: TrainingConfig, *, round: int) -
     return OPTIMIZERS[cfg.optimizer](parameters, cfg, cfg.lr * cfg.lr_decay**round)
 
 
-def take_step(optimizer: torch.optim.Optimizer, cfg: TrainingConfig, *, round: int) -> None:
-    """One step with this round's learning rate; the gradients are gone after it."""
+def set_lr(optimizer: torch.optim.Optimizer, cfg: TrainingConfig, *, round: int) -> None:
+    """Give an optimizer that outlives rounds this round's learning rate, lr * lr_decay^round."""
     for group in optimizer.param_groups:
         group["lr"] = cfg.lr * cfg.lr_decay**round
+
+
+def take_step(optimizer: torch.optim.Optimizer, cfg: TrainingConfig, *, round: int) -> None:
+    """One step with this round's learning rate; the gradients are gone after it."""
+    set_lr(optimizer, cfg, round=round)
     optimizer.step()
     optimizer.zero_grad()
 

@@ -19,6 +19,7 @@ from harness.learning.models import (
     load_optimizer,
     make_optimizer,
     optimizer_state,
+    set_lr,
 )
 from harness.learning.seeding import torch_generator
 from harness.learning.training import train
@@ -57,8 +58,7 @@ class Centralized(Method[Bystander, CentralizedConfig]):
         self.optimizer = make_optimizer(self.module.parameters(), self.cfg, round=0)
 
     def round(self, cohort: Cohort[Bystander]) -> Metrics:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.cfg.lr * self.cfg.lr_decay**cohort.plan.round
+        set_lr(self.optimizer, self.cfg, round=cohort.plan.round)
         trained = train(
             self.module,
             self.place.split("train"),

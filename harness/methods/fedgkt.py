@@ -28,7 +28,7 @@ from harness.exchange.client import Client
 from harness.exchange.cohort import Cohort
 from harness.exchange.payloads import Empty, Knowledge, Logits, Scores, Weights
 from harness.learning.evaluation import evaluate_splits
-from harness.learning.models import load_optimizer, make_optimizer, optimizer_state
+from harness.learning.models import load_optimizer, make_optimizer, optimizer_state, set_lr
 from harness.learning.seeding import torch_generator
 from harness.learning.teacher import Teacher
 from harness.learning.training import laid_out, train
@@ -81,8 +81,7 @@ class FedGKTClient(Client[FedGKTConfig]):
     def fit(self, down: Logits) -> Knowledge:
         """ClientTrain of Algorithm 1: local epochs, then one pass that extracts what is sent."""
         self.learn(down)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.cfg.lr * self.cfg.lr_decay**self.laps
+        set_lr(self.optimizer, self.cfg, round=self.laps)
         losses: list[Tensor] = []
         train(
             self.module,

@@ -31,6 +31,7 @@ from harness.learning.models import (
     load_optimizer,
     make_optimizer,
     optimizer_state,
+    set_lr,
 )
 from harness.learning.proximal import proximal
 from harness.learning.sources import batch_rows, check_sources, whole_network
@@ -92,8 +93,7 @@ class Tutor(Client[GflConfig]):
     def fit(self, down: Shared) -> Weights:
         """Local training from the shared layers as they are now; the shared layers afterwards."""
         load_state(self.module, {**snapshot(self.module), **down.params})
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.cfg.lr * self.cfg.lr_decay**self.round
+        set_lr(self.optimizer, self.cfg, round=self.round)
         shard, cfg = self.shard, self.cfg
         if down.batch is not None:
             rows = batch_rows(len(shard), cfg=cfg, generator=self.generator("batches"))[down.batch]

@@ -29,6 +29,7 @@ from harness.learning.models import (
     load_optimizer,
     make_optimizer,
     optimizer_state,
+    set_lr,
 )
 from harness.learning.seeding import torch_generator
 from harness.learning.sources import check_sources
@@ -114,8 +115,7 @@ class Images(Method[Camera, ImagesConfig]):
         sent = cohort.broadcast(Camera.send, Empty())
         if not sent:
             return {}
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.cfg.lr * self.cfg.lr_decay**cohort.plan.round
+        set_lr(self.optimizer, self.cfg, round=cohort.plan.round)
         trained = train(
             self.module,
             self._pool([sent[source].values for source in sorted(sent)]),

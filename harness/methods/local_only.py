@@ -22,6 +22,7 @@ from harness.learning.models import (
     load_optimizer,
     make_optimizer,
     optimizer_state,
+    set_lr,
 )
 from harness.learning.training import train
 from harness.learning.weights import load_state, snapshot
@@ -50,8 +51,7 @@ class Hermit(Client[LocalOnlyConfig]):
 
     def fit(self, down: Empty) -> Empty:
         """Local epochs."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.cfg.lr * self.cfg.lr_decay**self.round
+        set_lr(self.optimizer, self.cfg, round=self.round)
         trained = train(
             self.module,
             self.shard,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from harness.config import SchedulerConfig, nearest, require
 from harness.cost.submodel import SubmodelProfile
 from harness.learning.seeding import derive
+from harness.scheduling.mixes import apportion
 from harness.scheduling.plan import RoundPlan
 from harness.scheduling.states import DeviceStates
 from harness.types import ConfigError, SubmodelId
@@ -119,12 +120,3 @@ def sample_sizes(sizes: Ints, *, fraction: float) -> Ints:
     total = int(sizes.sum())
     takes = apportion(sizes.astype(np.float64), max(1, round(fraction * total)))
     return np.maximum(takes, np.minimum(sizes, 1))
-
-
-def apportion(shares: NDArray[np.float64], total: int) -> Ints:
-    """Counts that sum to `total`, in proportion to `shares` by largest remainder; ties go to the earlier."""
-    exact = shares / shares.sum() * total
-    counts: Ints = np.floor(exact).astype(np.int64)
-    order = np.argsort(counts - exact, kind="stable")
-    counts[order[: total - int(counts.sum())]] += 1
-    return counts

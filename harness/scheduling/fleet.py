@@ -12,6 +12,7 @@ from harness.config import FleetConfig, LinkConfig, require
 from harness.cost.devices import DeviceProfile, find_profile
 from harness.scheduling.channels import Channel, connect, draw_distances
 from harness.scheduling.device_table import CONSTANTS, DeviceTable, read_table
+from harness.scheduling.mixes import apportion
 from harness.scheduling.windows import Windows
 from harness.types import ClientId
 
@@ -154,8 +155,4 @@ def _largest_remainder(shares: NDArray[np.float64], total: int) -> NDArray[np.in
         bool(np.all(shares >= 0)) and shares.sum() > 0,
         f"fleet.profiles must hold shares >= 0 with a positive sum, got {shares.tolist()}",
     )
-    exact = shares / shares.sum() * total
-    counts: NDArray[np.int64] = np.floor(exact).astype(np.int64)
-    order = np.argsort(counts - exact, kind="stable")
-    counts[order[: total - int(counts.sum())]] += 1
-    return counts
+    return apportion(shares, total)

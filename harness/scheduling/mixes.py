@@ -28,11 +28,15 @@ def check_mix(mix: Mapping[str, float], names: Sequence[str], *, cohort: int) ->
 
 def counts_of(mix: Mapping[str, float], names: Sequence[SubmodelId], *, clients: int) -> Ints:
     """[S] whole clients per submodel, in proportion to the mix: largest remainders first, ties in order."""
-    wanted = np.array([float(mix.get(name, 0.0)) for name in names])
-    exact = wanted / wanted.sum() * clients
-    counts: Ints = np.floor(exact + 1e-9).astype(np.int64)
+    return apportion(np.array([float(mix.get(name, 0.0)) for name in names]), clients)
+
+
+def apportion(shares: NDArray[np.float64], total: int) -> Ints:
+    """Counts that sum to `total`, in proportion to `shares` by largest remainder; ties go to the earlier."""
+    exact = shares / shares.sum() * total
+    counts: Ints = np.floor(exact).astype(np.int64)
     order = np.argsort(counts - exact, kind="stable")
-    counts[order[: clients - int(counts.sum())]] += 1
+    counts[order[: total - int(counts.sum())]] += 1
     return counts
 
 

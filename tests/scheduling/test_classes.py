@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from harness.config import FleetConfig, SchedulerConfig
 from harness.cost.submodel import SubmodelProfile
-from harness.scheduling.classes import apportion, by_memory, by_share, sample_sizes
+from harness.scheduling.classes import by_memory, by_share, sample_sizes
 from harness.scheduling.fleet import build_fleet
+from harness.scheduling.mixes import apportion
 from harness.scheduling.plan import RoundPlan
 from harness.scheduling.states import DeviceStates, Policy
 from harness.types import ConfigError, SubmodelId
