@@ -12,13 +12,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from harness import loading
+from harness import cli_papers, cli_remote, loading
 from harness.config import Config, nearest
 from harness.types import ConfigError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what is found, and fetching what is not.")
 app.add_typer(data_app, name="data")
+app.add_typer(cli_papers.app)
+app.add_typer(cli_remote.app)
 
 Words = Annotated[
     list[str] | None, typer.Argument(metavar="key=value...", help="Configuration, e.g. method=fedavg")
@@ -59,20 +61,36 @@ def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A YAML of base, grid, variants and scales")],
     scale: Annotated[str | None, typer.Option(help="smoke, small or paper")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="key=value")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells, run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Predict what each cell costs, run none.")
+    ] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with interrupted runs, or start those again.")] = True,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; default: as many as fit")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="Of a run that fails")] = 0,
+    budget_s: Annotated[float | None, typer.Option(min=0, help="Wall seconds for the whole sweep")] = None,
 ) -> None:
-    """Run every cell of a sweep, skipping finished ones, on warm actors."""
-    from harness.run.sweep import expand, run_cells
+    """Run every cell of a sweep, or its search, on warm actors; finished runs are read, not repeated."""
+    from harness.run.sweep import expand
+    from harness.run.sweep_board import Board
+    from harness.run.sweep_run import Limits, trials_of
+    from harness.run.sweep_search import read_search
 
-    cells = expand(file, scale=scale, words=settings or [])
+    words = settings or []
+    search = read_search(file, scale=scale, words=words)
+    cells = list(search.base) if search else expand(file, scale=scale, words=words)
     if dry_run:
-        rows = [(cell.cfg.run_id, cell.label) for cell in cells]
-        print_rows(f"{file}: {len(cells)} cells", ["run_id", "settings"], rows)
+        print_forecast(
+            f"{file}: {len(cells)} cells", cells, num_trials=search.settings.num_trials if search else None
+        )
         return
-    with runtime_of(cells[0].cfg, hint="the same command goes on from here") as runtime:
-        sinks = functools.partial(make_sinks, quiet=False)
-        failures = run_cells(cells, runtime=runtime, make_sinks=sinks, say=say)
-    if failures:
+    trials = trials_of(cells, resume=resume)
+    total = search.settings.num_trials if search else len(trials)
+    with Board(total, say=say, word="trial" if search else "cell", console=console()) as board:
+        play(search or trials, board=board, limits=Limits(jobs, budget_s, retries))
+    board.close()
+    if search and (best := board.best(search.goal)):
+        say(f"best: {best}")
+    if board.failures():
         raise typer.Exit(1)
 
 
@@ -81,12 +99,21 @@ def report(
     directory: ResultsDir = Path("results"),
     out: Annotated[Path | None, typer.Option("--out", metavar="D", help="Default DIR/report")] = None,
     target: Annotated[float | None, typer.Option(help="Metric value for cost-to-target")] = None,
+    grid: Annotated[str | None, typer.Option(help="Carbon: a grid of harness/cost/carbon.py")] = None,
+    with_claims: Annotated[bool, typer.Option("--claims", help="Also every claim, with a verdict")] = False,
+    follow: Annotated[bool, typer.Option("--watch", help="Keep up with runs, until interrupted.")] = False,
 ) -> None:
     """Write the comparison table, CSV and one HTML page; print the table."""
     from harness import report as reporting
+    from harness.report.claims import audit, load_claims, to_html
     from harness.report.tables import comparison, to_rich
+    from harness.report.watch import watch
 
-    page = reporting.write(directory, out=out or directory / "report", target=target)
+    out = out or directory / "report"
+    if follow:
+        watch(directory, out=out, target=target, say=say)
+    last = [to_html(audit(load_claims(), results=directory))] if with_claims else []
+    page = reporting.write(directory, out=out, target=target, last=last, grid=grid)
     for table in to_rich(comparison(reporting.load(directory, ledger=False), target=target)):
         console().print(table)
     console().print(f"report: {page}", highlight=False, soft_wrap=True)
@@ -142,11 +169,18 @@ def claims(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """Versions, cores, GPUs, Ray, data sets found, W&B mode."""
-    from harness.run.doctor import examine
+def doctor(
+    as_json: Json = False,
+    address: Annotated[str | None, typer.Option(help="Also compare versions with this cluster's")] = None,
+) -> None:
+    """Versions, cores, GPUs, Ray, data sets found, W&B mode; with --address, a cluster's versions."""
+    from harness.run.doctor import compare, examine
 
     found = examine()
+    if address is not None:
+        from ray_actors.nodes import look, survey
+
+        found |= compare(look(), survey(address))
     if as_json:
         print(json.dumps(found))
     else:
@@ -182,6 +216,29 @@ def data_prepare(
     print(f"{name}: {prepare(name, source=source)}")
 
 
+def play(work: Any, *, board: Any, limits: Any) -> None:
+    """Play a sweep's trials or its search, on Ray unless it is one local run after another."""
+    from harness.run.sweep_run import run_trials
+    from harness.run.sweep_search import Search
+    from harness.run.sweep_trial import BudgetSpent
+
+    sinks = functools.partial(make_sinks, quiet=True)
+    searched = isinstance(work, Search)
+    cfg = work.base[0].cfg if isinstance(work, Search) else work[0].cells[0].cfg
+    try:
+        with interruptible("the same command goes on from here"):
+            if not searched and cfg.runtime.transport == "local" and limits.jobs in (None, 1):
+                from harness.run.runtime import LocalRuntime
+
+                run_trials(work, runtime=LocalRuntime(), make_sinks=sinks, board=board, limits=limits)
+                return
+            from ray_actors.sweep import run_grid, run_search
+
+            (run_search if searched else run_grid)(work, make_sinks=sinks, board=board, limits=limits)
+    except BudgetSpent:
+        say(f"--budget-s {limits.budget_s:g} is spent; the same command goes on from here")
+
+
 def load_config(words: list[str] | None, file: Path | None) -> Config:
     """The checked configuration of a command."""
     from harness.run.method import method_config
@@ -190,14 +247,22 @@ def load_config(words: list[str] | None, file: Path | None) -> Config:
 
 
 @contextmanager
-def runtime_of(cfg: Config, *, hint: str) -> Iterator[Any]:
-    """A runtime that is closed again; an interrupt ends with `hint` and exit code 130."""
-    runtime = make_runtime(cfg)
+def interruptible(hint: str) -> Iterator[None]:
+    """An interrupt ends with `hint` and exit code 130."""
     try:
-        yield runtime
+        yield
     except KeyboardInterrupt:
         Console(stderr=True, soft_wrap=True).print(f"interrupted; {hint}")
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def runtime_of(cfg: Config, *, hint: str) -> Iterator[Any]:
+    """A runtime that is closed again, after an interrupt too."""
+    runtime = make_runtime(cfg)
+    try:
+        with interruptible(hint):
+            yield runtime
     finally:
         runtime.close()
 
@@ -272,11 +337,23 @@ def print_rows(title: str, columns: list[str], rows: list[tuple[Any, ...]]) -> N
     console().print(table)
 
 
+def print_forecast(title: str, cells: Any, *, num_trials: int | None) -> None:
+    """What a sweep's cells will cost, and their sum."""
+    from harness.run.sweep_forecast import COLUMNS, forecast, rows_of
+
+    print_rows(title, list(COLUMNS), rows_of(cells, forecast(cells), num_trials=num_trials))
+
+
 def print_summary(summary: Any, *, folder: Path) -> None:
     """A run's figures."""
     values = {**summary["metrics"], **summary["totals"]}
+    values |= {key: value for key, value in summary["energy"].items() if key in ("measured_j", "measured_g")}
     rows = [
         (key, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}") for key, value in values.items()
     ]
     print_rows(f"{summary['run_id']}: {summary['rounds']} rounds", ["what", "value"], rows)
     console().print(f"files: {folder}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

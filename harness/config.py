@@ -21,7 +21,7 @@ class TaskConfig:
     model: str = "auto"
     """A network from `harness list models`, `package.module:Class`, or `auto`: the task's default."""
     path: str | None = None
-    """A file of the user's own (task `npz`)."""
+    """A file (task `npz`) or a folder in PASCAL VOC's layout (tasks `voc_*`) of the user's own."""
     val_fraction: float = 0.1
     """Share of the training examples held out as val, before they are partitioned."""
     limit_train: int | None = None
@@ -29,7 +29,7 @@ class TaskConfig:
     limit_test: int | None = None
     """Use only that many test examples."""
     image_size: int | None = None
-    """Resize square images to this side, pixels."""
+    """Resize images to squares of this side, pixels."""
     augment: list[str] = field(default_factory=list)
     """Augmentations of training batches, in order: crop, hflip, cutout."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -147,6 +147,22 @@ class SchedulerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CompressionConfig:
+    """How updates of weights travel (harness/exchange/compression.py)."""
+
+    name: str = "none"
+    """none, quantize, topk or rpn."""
+    fraction: float = 0.01
+    """topk: share of each tensor's elements that is sent."""
+    threshold: float = 0.0
+    """rpn: filters whose sum is not above it in magnitude stay at home; 0 sends all."""
+    top_fraction: float | None = None
+    """rpn: share of the filters that is sent, the largest sums; default all."""
+    error_feedback: bool = True
+    """topk, and rpn where it selects: what was not sent is added to the client's next update."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """How long, how exact, from where."""
 
@@ -192,6 +208,8 @@ class RuntimeConfig:
     """cpu, gpu or auto."""
     gpus_per_actor: float = 0.0
     """Share of a GPU that a client actor holds."""
+    server_gpus: float = 0.0
+    """Share of a GPU that the server holds; above 0 it sits on a node that has one."""
     channels_last: bool = True
     """Lay convolution inputs out channels last (faster on CPUs)."""
     exact_meter: bool = False
@@ -222,6 +240,12 @@ class LogConfig:
     """W&B tags."""
     per_client: bool = False
     """Also record client/<id>/... metrics."""
+    energy: str = "auto"
+    """Measured: by codecarbon (extra `energy`), cpu_time, auto (codecarbon where it is installed) or none."""
+    package_w: float = 85.0
+    """cpu_time: power of a processor whose cores are all busy; codecarbon's value for an unknown one."""
+    grid: str = "fpl"
+    """Where electricity comes from, for carbon: a name of GRIDS in harness/cost/carbon.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +269,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    compression: CompressionConfig = field(default_factory=CompressionConfig)
 
     @property
     def run_id(self) -> str:
@@ -260,6 +285,11 @@ class Config:
         for path in NOT_HASHED:
             section, _, key = path.partition(".")
             tree.pop(section) if not key else tree[section].pop(key)
+        if self.compression.name == "none":
+            del tree["compression"]  # as before there was any: finished results keep their names
+        for key, default in ADDED.items():
+            if tree["method"].get(key) == default:
+                del tree["method"][key]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -267,9 +297,14 @@ NOT_HASHED = (
     "log",
     *(f"run.{key}" for key in ("seed", "resume", "force", "results_dir", "checkpoint_every")),
     *(f"runtime.{key}" for key in ("transport", "address", "min_actors", "max_actors", "clients_per_actor")),
-    *(f"runtime.{key}" for key in ("gpus_per_actor", "exact_meter", "max_retries", "state_dir")),
+    *(
+        f"runtime.{key}"
+        for key in ("gpus_per_actor", "server_gpus", "exact_meter", "max_retries", "state_dir")
+    ),
 )
 """Keys that must not change a bit of a run's results."""
+ADDED = {"micro_batches": 1, "branches": {}}
+"""Keys of methods that older results lack, and what they stand for there: such results keep their names."""
 
 
 def as_dict(cfg: Any) -> dict[str, Any]:
@@ -307,6 +342,7 @@ AT_LEAST: dict[str, int] = {
     "runtime.client_threads": 1,
     "runtime.server_threads": 1,
     "runtime.gpus_per_actor": 0,
+    "runtime.server_gpus": 0,
     "runtime.max_retries": 0,
 }
 """Smallest value of a number that is given."""
@@ -324,6 +360,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "run.precision": ("32-true", "bf16-mixed"),
     "runtime.transport": ("ray", "local"),
     "runtime.accelerator": ("cpu", "gpu", "auto"),
+    "log.energy": ("auto", "cpu_time", "codecarbon", "none"),
     "log.wandb": ("disabled", "auto", "offline", "online"),
 }
 """Words that a key may be."""

@@ -23,6 +23,7 @@ SHORTHANDS = {
     "partition": "partition.name",
     "scheduler": "scheduler.policy",
     "method": "method.name",
+    "compression": "compression.name",
     "seed": "run.seed",
 }
 """`task=digits` on the command line and in YAML means `task.name=digits`."""

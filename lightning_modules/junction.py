@@ -100,24 +100,40 @@ class Junction(nn.Module):
 class Parallel(L.LightningModule):
     """Branches, and what merges them, as one network: what the sources and the server hold together."""
 
-    def __init__(self, branches: Mapping[str, nn.Module], server: Classifier) -> None:
-        """Branches may be of any type, in the order of the junction's blocks."""
+    def __init__(
+        self,
+        branches: Mapping[str, nn.Module],
+        server: Classifier,
+        *,
+        shapes: Sequence[tuple[int, ...]] | None = None,
+    ) -> None:
+        """Branches may be of any type, in the order of the junction's blocks.
+
+        `shapes`: of what each sees, where inputs are to come flat, side by side.
+        """
         super().__init__()
+        self.shapes = shapes
         self.branches = nn.ModuleDict(branches)
         self.server = server
 
     def forward(self, inputs: Tensor | Sequence[Tensor]) -> Tensor:
-        """Logits [B, C] of what each source sees: [B, V, ...], or one tensor [B, ...] for each.
+        """Logits [B, C] of what each source sees: [B, V, ...], one tensor [B, ...] for each, or flat.
 
         Raises ValueError for sources of different length.
         """
-        seen = inputs.unbind(1) if isinstance(inputs, Tensor) else inputs
+        seen = self._seen(inputs) if isinstance(inputs, Tensor) else inputs
         if len(seen) != len(self.branches) or len({len(one) for one in seen}) != 1:
             told = ", ".join(str(len(one)) for one in seen)
             raise ValueError(f"needs {len(self.branches)} sources of equally many examples, got {told}")
         outputs = [branch(one).flatten(1) for branch, one in zip(self.branches.values(), seen, strict=True)]
         logits: Tensor = self.server(torch.cat(outputs, dim=1))
         return logits
+
+    def _seen(self, inputs: Tensor) -> Sequence[Tensor]:
+        if self.shapes is None:
+            return inputs.unbind(1)
+        parts = inputs.split([math.prod(shape) for shape in self.shapes], dim=1)
+        return [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def training_step(self, batch: Sequence[Tensor | Sequence[Tensor]], batch_idx: int) -> Tensor:
         """The server's mean loss of a batch (inputs, targets [B] int64, anything further ignored)."""

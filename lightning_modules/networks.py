@@ -1,7 +1,7 @@
-"""Small classifiers by name: built from the shape of an example and the number of classes.
+"""Networks by name: built from the shape of an example and the number of classes.
 
-Every network maps inputs [B, *input_shape] to logits [B, num_classes] and can be built on any torch device,
-`meta` included.
+A classifier maps inputs [B, *input_shape] to logits [B, num_classes]; networks for detection and segmentation
+are LightningModules with a loss of their own. Each can be built on any torch device, `meta` included.
 """
 
 import math
@@ -14,8 +14,10 @@ from typing import Final
 from torch import nn
 
 from lightning_modules.alexnet import alexnet, alexnet_imagenet
+from lightning_modules.fcn import Fcn
 from lightning_modules.resnet import GlobalAverage, resnet
 from lightning_modules.vgg import vgg11
+from lightning_modules.yolov3 import Yolov3
 
 Builder = Callable[[tuple[int, ...], int], nn.Module]
 
@@ -23,17 +25,24 @@ Builder = Callable[[tuple[int, ...], int], nn.Module]
 def build_network(name: str, *, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """The network called `name`, freshly initialised from torch's global generator.
 
-    `input_shape` is (C, H, W) of an image or (D,) of a vector. Raises ValueError for an unknown name, for
-    a convolutional network over vectors, and for images that a network shrinks to nothing.
+    `input_shape` is (C, H, W) of an image or (D,) of a vector. `yolov3@0.25` is yolov3 with a quarter of the
+    channels; only the networks of `SCALED` take a width. Raises ValueError for an unknown name or a width
+    that is no positive number, for a convolutional network over vectors, and for images that a network
+    shrinks to nothing.
     """
-    if name not in NETWORKS:
+    base, at, width = NARROW.get(name, name).partition("@")
+    if base in SCALED:
+        return SCALED[base](input_shape, num_classes, width=_width(width) if at else 1.0)
+    if base not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; choose one of {', '.join(network_names())}")
-    return NETWORKS[name](input_shape, num_classes)
+    if at:
+        raise ValueError(f"{base} takes no width, got {name!r}; {', '.join(SCALED)} do")
+    return NETWORKS[base](input_shape, num_classes)
 
 
 def network_names() -> list[str]:
-    """Names that `build_network` knows, sorted."""
-    return sorted(NETWORKS)
+    """Names that `build_network` knows (without widths), sorted."""
+    return sorted([*NETWORKS, *SCALED, *NARROW])
 
 
 def logistic(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -177,6 +186,22 @@ NETWORKS: Final[Mapping[str, Builder]] = MappingProxyType(
         **{f"resnet{depth}": partial(resnet, depth) for depth in (4, 6, 8, 20, 56, 110)},
     }
 )
+"""Classifiers."""
+SCALED: Final[Mapping[str, Callable[..., nn.Module]]] = MappingProxyType(
+    {"yolov3": Yolov3, "fcn_resnet50": Fcn}
+)
+"""Networks whose channels a `width` scales: detection and segmentation."""
+NARROW: Final[Mapping[str, str]] = MappingProxyType(
+    {"yolov3_narrow": "yolov3@0.125", "fcn_narrow": "fcn_resnet50@0.125"}
+)
+"""The same for a CPU: about 1/64 of the parameters and FLOPs."""
+
+
+def _width(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"a width is a number, as in yolov3@0.25; got {text!r}") from None
 
 
 def _image(name: str, input_shape: tuple[int, ...], *, smallest: int) -> tuple[int, int, int]:

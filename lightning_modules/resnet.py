@@ -13,10 +13,12 @@ Shape letters: B batch, C classes, H and W pixels.
 from collections import OrderedDict
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+M = TypeVar("M", bound=nn.Module)
 
 STEM_CHANNELS: Final = 16
 """Channels at the cut after the stem."""
@@ -47,18 +49,22 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1x1 to `planes`, 3x3 with the stride, 1x1 to 4 * `planes`; a 1x1 shortcut where the shape changes."""
 
-    def __init__(self, channels: int, planes: int, *, stride: int = 1) -> None:
+    def __init__(
+        self, channels: int, planes: int, *, stride: int = 1, dilation: int = 1, bias: bool = False
+    ) -> None:
         super().__init__()
         outputs = EXPANSION * planes
-        self.conv1 = nn.Conv2d(channels, planes, 1, bias=False)
+        self.conv1 = nn.Conv2d(channels, planes, 1, bias=bias)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, stride=stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(
+            planes, planes, 3, stride=stride, padding=dilation, dilation=dilation, bias=bias
+        )
         self.bn2 = nn.BatchNorm2d(planes)
-        self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False)
+        self.conv3 = nn.Conv2d(planes, outputs, 1, bias=bias)
         self.bn3 = nn.BatchNorm2d(outputs)
         self.shortcut = nn.Sequential()
         if stride != 1 or channels != outputs:
-            self.shortcut.append(nn.Conv2d(channels, outputs, 1, stride=stride, bias=False))
+            self.shortcut.append(nn.Conv2d(channels, outputs, 1, stride=stride, bias=bias))
             self.shortcut.append(nn.BatchNorm2d(outputs))
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -135,7 +141,7 @@ def feature_shape(input_shape: tuple[int, ...]) -> tuple[int, int, int]:
     return STEM_CHANNELS, height, width
 
 
-def initialise(network: nn.Sequential) -> nn.Sequential:
+def initialise(network: M) -> M:
     """Convolutions Kaiming-normal over their outputs; batch norm starts as the identity, as torch has it."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

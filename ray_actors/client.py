@@ -1,6 +1,7 @@
 """ClientActor: a Worker in a process of its own."""
 
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,10 @@ class ClientActor:
         """One exchange, its reply sent back."""
         return [self._worker.invoke(request, down)]
 
+    def cpu_s(self) -> float:
+        """CPU seconds of this process so far."""
+        return time.process_time()
+
     def open_sum(self, empty: Accumulator) -> None:
         """Begin a partial sum."""
         self._worker.open_sum(empty)
@@ -60,7 +65,11 @@ class ClientActor:
         return self.worker
 
 
-def hire_one(actor: Any, *, cpus: float = 0.0, gpus: float = 0.0) -> ActorHandle[Any]:
-    """Start one actor of a class; server and scheduler hold no core, since they work while clients wait."""
-    handle: ActorHandle[Any] = actor.options(num_cpus=cpus, num_gpus=gpus).remote()
+def hire_one(actor: Any, *, cpus: float = 0.0, gpus: float = 0.0, outside: bool = False) -> ActorHandle[Any]:
+    """Start one actor of a class; server and scheduler hold no core, since they work while clients wait.
+
+    Where the caller sits in a placement group, so does the actor, unless it is to be found room `outside`.
+    """
+    place = "DEFAULT" if outside else None
+    handle: ActorHandle[Any] = actor.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=place).remote()
     return handle

@@ -1,6 +1,7 @@
 """SchedulerActor: a Scheduler in a process of its own, and the handle the engine plans with."""
 
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,10 @@ class SchedulerActor:
     def process_id(self) -> int:
         """Of this actor."""
         return os.getpid()
+
+    def cpu_s(self) -> float:
+        """CPU seconds of this process so far."""
+        return time.process_time()
 
     def plan(self, round: int, submodels: Mapping[SubmodelId, SubmodelProfile]) -> RoundPlan:
         """See Scheduler.plan."""
@@ -64,6 +69,10 @@ class RemoteScheduler:
     def observe(self, clients: NDArray[np.int64], joules: NDArray[np.float64], *, seconds: float) -> None:
         """Raises WorkerLost where the actor died."""
         self._ask("observe", clients, joules, seconds=seconds)
+
+    def cpu_s(self) -> Mapping[str, float]:
+        """Of the actor's process. Raises WorkerLost where it died."""
+        return {f"scheduler/{self.actor._actor_id.hex()}": self._ask("cpu_s")}
 
     def state_dict(self) -> dict[str, Any]:
         """Raises WorkerLost where the actor died."""

@@ -27,6 +27,8 @@ class Layout:
     """Share of the cores one client actor holds."""
     gpus: float
     """Share of a GPU one client actor holds."""
+    server_gpus: float = 0.0
+    """Share of a GPU the server holds."""
 
 
 @ray.remote
@@ -77,6 +79,9 @@ def spawner(layout: Layout) -> Spawn:
             count = min(count, int(free.get("CPU", 0.0) / layout.cpus + 1e-6))
             if layout.gpus:
                 count = min(count, int(free.get("GPU", 0.0) / layout.gpus + 1e-6))
-        return [hire_one(ClientActor, cpus=layout.cpus, gpus=layout.gpus) for _ in range(count)]
+        # Those a run grows by are beyond what its placement group holds.
+        return [
+            hire_one(ClientActor, cpus=layout.cpus, gpus=layout.gpus, outside=if_free) for _ in range(count)
+        ]
 
     return spawn

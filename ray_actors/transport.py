@@ -100,6 +100,11 @@ class RayTransport:
         if self.sticky:
             self._all("flush")
 
+    def cpu_s(self) -> Mapping[str, float]:
+        """Of every actor's process. Raises WorkerLost where one died."""
+        names = [actor._actor_id.hex() for actor in self.actors]
+        return dict(zip(names, self._all("cpu_s"), strict=True))
+
     def reset(self) -> None:
         """Keep the living, forget what they did in this round, replace the dead."""
         living: list[ActorHandle[Any]] = []

@@ -26,6 +26,16 @@ class Tiny(nn.Module):
         return out
 
 
+def small_trunk(*, feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """FedGKT's server in miniature: one convolution with batch norm above the edge's features."""
+    channels = feature_shape[0]
+    return nn.Sequential(
+        nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1, bias=False),
+        *(nn.BatchNorm2d(2 * channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        nn.Linear(2 * channels, num_classes),
+    )
+
+
 class PoisonClient(FedAvgClient):
     """Client 1 answers with NaN in round 1."""
 

@@ -1,7 +1,8 @@
 """Carbon of electricity: energy times the intensity of the grid that it comes from.
 
 Malandrino, Chiasserini, WoWMoM 2022, take 0.243 kg/kWh; their Table I is at 0.339 to 0.353 by its own rows.
-Other values: IPCC AR5 WG III (2014), annex III, table A.III.2, medians over the life cycle of a source.
+Other values: IPCC AR5 WG III (2014), annex III, table A.III.2, medians over the life cycle of a source; of
+countries, the year 2023 as codecarbon 3.3.2 ships it (global_energy_mix.json); of the world, IEA for 2018.
 """
 
 from collections.abc import Mapping
@@ -25,9 +26,27 @@ class Grid:
 
 _IPCC: Final = "IPCC AR5 WG III, annex III, table A.III.2, median"
 
+_COUNTRY: Final = "of 2023, codecarbon 3.3.2, global_energy_mix.json"
+_COUNTRIES: Final = {
+    "china": 0.582317,
+    "france": 0.056039,
+    "germany": 0.38095,
+    "india": 0.713441,
+    "italy": 0.330718,
+    "japan": 0.485392,
+    "norway": 0.03008,
+    "poland": 0.661926,
+    "spain": 0.17405,
+    "sweden": 0.040695,
+    "united_kingdom": 0.237589,
+    "united_states": 0.369473,
+}
+
 GRIDS: Final[Mapping[str, Grid]] = MappingProxyType(
     {
         "fpl": Grid(0.243, "Malandrino, Chiasserini, WoWMoM 2022, section IV"),
+        "world": Grid(0.475, "IEA, Global energy and CO2 status report 2019"),
+        **{name: Grid(kg, _COUNTRY) for name, kg in _COUNTRIES.items()},
         "coal": Grid(0.820, _IPCC),
         "gas": Grid(0.490, _IPCC),
         "solar": Grid(0.048, f"{_IPCC}, utility scale"),
@@ -38,10 +57,15 @@ GRIDS: Final[Mapping[str, Grid]] = MappingProxyType(
 )
 
 
+def grid_of(name: str) -> Grid:
+    """By its name. Raises ConfigError for an unknown one."""
+    require(name in GRIDS, f"log.grid: unknown grid {name!r}{nearest(name, list(GRIDS))}")
+    return GRIDS[name]
+
+
 def carbon_g(joules: float, *, grid: str = "fpl") -> float:
     """Grams of CO2 equivalent of so much energy. Raises ConfigError for an unknown grid."""
-    require(grid in GRIDS, f"grid: unknown grid {grid!r}{nearest(grid, list(GRIDS))}")
-    return joules / JOULES_PER_KWH * GRIDS[grid].kg_per_kwh * 1000
+    return joules / JOULES_PER_KWH * grid_of(grid).kg_per_kwh * 1000
 
 
 def implied_intensity(grams: float, kwh: float) -> float:

@@ -26,6 +26,18 @@ class SubmodelProfile:
     """Of each layer: kernel positions times output channels, k^2 n."""
     num_instances: int = 1
     """Different blocks of the weights that such a submodel can be; a scheduler rotates through them."""
+    tx_bytes: int | None = None
+    """What a client sends in a round; default all of `num_bytes`."""
+    rx_bytes: int | None = None
+    """What it receives; default the same."""
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes up and down that a plan prices."""
+        return (
+            self.num_bytes if self.tx_bytes is None else self.tx_bytes,
+            self.num_bytes if self.rx_bytes is None else self.rx_bytes,
+        )
 
     def memory_bytes(self, *, batch_size: int, optimizer_slots: int = 0) -> int:
         """Needed to train: weights, gradients, optimizer slots per parameter, activations of one batch."""

@@ -5,6 +5,7 @@ An entry is named after a fingerprint of the files it was made from, or `prepare
 """
 
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ from harness.types import DataError
 
 _VERSION = 1
 _CHUNK = 8192
+_CHUNK_BYTES = 1 << 28
 
 
 def cache_dir() -> Path:
@@ -28,9 +30,12 @@ def cache_dir() -> Path:
     return Path(os.environ.get("HARNESS_CACHE_DIR") or "~/.cache/edge-fl-harness").expanduser()
 
 
-def fingerprint(files: Sequence[Path]) -> str:
-    """Changes whenever name, size or time of a source file does (for a folder: its number of entries)."""
-    parts = [f"version {_VERSION}"]
+def fingerprint(files: Sequence[Path], *, settings: str = "") -> str:
+    """Changes whenever name, size or time of a source file does (for a folder: its number of entries).
+
+    `settings`: what else the entry depends on.
+    """
+    parts = [f"version {_VERSION}", *([settings] if settings else [])]
     for path in files:
         stat = path.stat()
         size = len(os.listdir(path)) if path.is_dir() else stat.st_size
@@ -94,17 +99,19 @@ def _write_inputs(
     shape = (len(order), *side, inputs.shape[3])
     out = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     # In chunks, so that a data set is never held twice.
-    for start in range(0, len(order), _CHUNK):
-        rows = inputs[order[start : start + _CHUNK]]
-        out[start : start + _CHUNK] = rows if size is None else resize(rows, size=size)
+    chunk = max(1, min(_CHUNK, _CHUNK_BYTES // max(1, math.prod(shape[1:]))))
+    for start in range(0, len(order), chunk):
+        rows = inputs[order[start : start + chunk]]
+        out[start : start + chunk] = rows if size is None else resize(rows, size=size)
     out.flush()
 
 
 def _read_side(entry: Path, side: str) -> Examples:
     writers = entry / f"{side}_writers.npy"
+    targets = _map(entry / f"{side}_targets.npy")
     return Examples(
         inputs=_map(entry / f"{side}_inputs.npy"),
-        targets=_map(entry / f"{side}_targets.npy").astype(np.int64, copy=False),
+        targets=targets.astype(np.int64, copy=False) if targets.ndim == 1 else targets,
         writers=_map(writers).astype(np.int64, copy=False) if writers.exists() else None,
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.config import PartitionConfig, nearest, require
+from harness.data.partition_objects import deal_objects, object_table
 from harness.data.views import FPL_VIEWS, check_names
 from harness.types import ConfigError
 
@@ -63,6 +64,8 @@ class Population:
     """[N] writer of each example, -1 unknown; None where the task knows none."""
     num_classes: int
     """C."""
+    objects: Ints | None = None
+    """[N, C'] objects of each class in each image, where the rule asks for them."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -73,7 +76,13 @@ Rule = Callable[[PartitionConfig, Population, np.random.Generator], Ints]
 
 
 def partition(
-    cfg: PartitionConfig, *, targets: Ints, writers: Ints | None, num_classes: int, seed: int
+    cfg: PartitionConfig,
+    *,
+    targets: Ints,
+    writers: Ints | None,
+    num_classes: int,
+    seed: int,
+    objects: Ints | None = None,
 ) -> Partition:
     """Deal the N examples with these labels to cfg.num_clients clients.
 
@@ -88,7 +97,7 @@ def partition(
     else:
         # "part": a stream of its own, whatever else is drawn from the seed.
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0x70617274,)))
-        owner = PARTITIONS[cfg.name](cfg, Population(targets, writers, num_classes), rng)
+        owner = PARTITIONS[cfg.name](cfg, Population(targets, writers, num_classes, objects), rng)
         dealt = _by_owner(owner, cfg.num_clients)
     smallest = int(dealt.sizes.argmin())
     size = int(dealt.sizes[smallest])
@@ -258,13 +267,21 @@ def _explicit_counts(cfg: PartitionConfig, people: Population, rng: np.random.Ge
     return owner
 
 
+def _object_counts(cfg: PartitionConfig, people: Population, rng: np.random.Generator) -> Ints:
+    """As near as whole images come to so many objects per client and class; dealt out greedily."""
+    assert people.objects is not None, "the rule needs the objects of each image"
+    return deal_objects(people.objects, _count_table(cfg, people.objects.shape[1]), rng)
+
+
 def _count_table(cfg: PartitionConfig, num_classes: int) -> Ints:
     require(
         (cfg.preset is None) != (not cfg.counts),
-        "partition: explicit_counts needs either partition.counts or partition.preset",
+        f"partition: {cfg.name} needs either partition.counts or partition.preset",
     )
     table = cfg.counts
-    if cfg.preset is not None:
+    if cfg.preset is not None and cfg.name == "object_counts":
+        table = object_table(cfg.preset)
+    elif cfg.preset is not None:
         known = sorted(COUNT_PRESETS)
         require(
             cfg.preset in known, f"partition.preset: unknown table {cfg.preset!r}{nearest(cfg.preset, known)}"
@@ -307,6 +324,7 @@ PARTITIONS: dict[str, Rule] = {
     "shards": _shards,
     "by_writer": _by_writer,
     "explicit_counts": _explicit_counts,
+    "object_counts": _object_counts,
     "quantity_skew": _quantity_skew,
 }
 """The horizontal rules; `views` is the vertical one."""

@@ -23,11 +23,20 @@ from harness.data.tasks import load_task, task_names
 from harness.data.tasks.emnist import Emnist
 from harness.data.tasks.femnist import split_by_writer
 from harness.data.tasks.files import FileTask, Hub
+from harness.data.tasks.voc import VocTask
 from harness.types import ConfigError, DataError
 
 T = TypeVar("T")
 
 _SIDES = ("train", "test")
+_FIXED = {
+    "digits": "bundled with scikit-learn",
+    "npz": "the file in task.path",
+    "shapes_detection": "generated",
+    "shapes_segmentation": "generated",
+    "synthetic": "generated",
+}
+"""Tasks whose data is not looked for, and where it comes from."""
 
 
 def prepare(name: str, *, source: str | None = None) -> Path:
@@ -61,25 +70,25 @@ def prepare(name: str, *, source: str | None = None) -> Path:
 
 def available() -> list[tuple[str, str | None]]:
     """(task, where its data was found or None) for every task."""
-    fixed = {
-        "digits": "bundled with scikit-learn",
-        "synthetic": "generated",
-        "npz": "the file in task.path",
-    }
-    return [
-        (name, fixed[name] if name in fixed else _file_task(name, to_fetch=False).where())
-        for name in task_names()
-    ]
+    return [(name, _where(name)) for name in task_names()]
 
 
-def _file_task(name: str, *, to_fetch: bool = True) -> FileTask:
+def _where(name: str) -> str | None:
+    if name in _FIXED:
+        return _FIXED[name]
+    task = load_task(TaskConfig(name=name))
+    assert isinstance(task, FileTask | VocTask)
+    return task.where()
+
+
+def _file_task(name: str) -> FileTask:
     family, _, split = name.partition("-")
-    known = [known for known in task_names() if known not in ("digits", "synthetic", "npz")]
+    known = [task for task in task_names() if task not in _FIXED and not task.startswith("voc_")]
     require(family in known, f"prepare: no data set named {name!r} to fetch{nearest(name, known)}")
     task = load_task(TaskConfig(name=family, options={"split": split} if split else {}))
     assert isinstance(task, FileTask)
     fetchable = task.hub is not None or isinstance(task, Emnist)
-    if to_fetch and not fetchable:
+    if not fetchable:
         raise ConfigError(f"prepare: {name} cannot be fetched; put {task.wanted} under HARNESS_DATA_DIR")
     return task
 

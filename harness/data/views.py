@@ -1,8 +1,9 @@
-"""What each source of a vertical partition sees of one image: the five transforms of FPL.
+"""What each source of a vertical partition sees of one image: the five transforms of FPL, and others.
 
 Malandrino and Chiasserini, WoWMoM 2022: blur, erasing, two flips, crop; the parameters are torchvision's
 usual ones. Erasing and crop are drawn from a hash of the row's id: an image looks the same in every
-epoch, batch and process. B batch, C channels, H and W pixels.
+epoch, batch and process. Sources of partial quality: `noise` sees nothing, `few_classes` a fifth of the
+classes; a source of another type: `sensor` sees a vector. B batch, C channels, H and W pixels.
 """
 
 import math
@@ -23,16 +24,19 @@ ERASE_AREA = (0.02, 0.33)
 ERASE_RATIO = (0.3, 3.3)
 ERASE_TRIES = 10
 
-View = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(inputs [B, C, H, W], ids [B] int64, black [C]) -> [B, C, H, W]."""
+KEPT_EVERY = 5
+"""few_classes sees classes 0, 5, 10, ... well."""
+
+View = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(inputs [B, C, H, W], ids [B] int64, black [C], classes [B] int64) -> [B, ...] by `seen_shape`."""
 
 
-def identity(inputs: Tensor, ids: Tensor, black: Tensor) -> Tensor:
+def identity(inputs: Tensor, ids: Tensor, black: Tensor, classes: Tensor) -> Tensor:
     """The image itself."""
     return inputs
 
 
-def blur(inputs: Tensor, ids: Tensor, black: Tensor) -> Tensor:
+def blur(inputs: Tensor, ids: Tensor, black: Tensor, classes: Tensor) -> Tensor:
     """Gaussian, 5x5, sigma 1, edges mirrored.
 
     Sums of shifted images rather than a convolution: it stands for the source's optics, and a meter of
@@ -47,7 +51,7 @@ def blur(inputs: Tensor, ids: Tensor, black: Tensor) -> Tensor:
     return sum((w * rows[..., i : i + width] for i, w in enumerate(taps)), torch.zeros(()).to(inputs))
 
 
-def erase(inputs: Tensor, ids: Tensor, black: Tensor) -> Tensor:
+def erase(inputs: Tensor, ids: Tensor, black: Tensor, classes: Tensor) -> Tensor:
     """Blacken one box of .02-.33 of the area and .3-3.3 aspect (Zhong et al., AAAI 2020).
 
     As in torchvision's `RandomErasing`: up to ten draws of a size until one fits, else the image stays.
@@ -67,26 +71,40 @@ def erase(inputs: Tensor, ids: Tensor, black: Tensor) -> Tensor:
     return erase_box(inputs, **{key: value.to(inputs.device) for key, value in place.items()}, fill=black)
 
 
-def hflip(inputs: Tensor, ids: Tensor, black: Tensor) -> Tensor:
+def hflip(inputs: Tensor, ids: Tensor, black: Tensor, classes: Tensor) -> Tensor:
     """Mirrored left and right."""
     return inputs.flip(3)
 
 
-def vflip(inputs: Tensor, ids: Tensor, black: Tensor) -> Tensor:
+def vflip(inputs: Tensor, ids: Tensor, black: Tensor, classes: Tensor) -> Tensor:
     """Upside down."""
     return inputs.flip(2)
 
 
-def crop(inputs: Tensor, ids: Tensor, black: Tensor) -> Tensor:
+def crop(inputs: Tensor, ids: Tensor, black: Tensor, classes: Tensor) -> Tensor:
     """A window of the same size somewhere in the image padded by 4 black pixels."""
     place = (_uniforms(ids, stream=2, count=2) * (2 * CROP_PAD + 1)).long().to(inputs.device)
     return crop_at(inputs, top=place[:, 0], left=place[:, 1], pad=CROP_PAD, black=black)
 
 
-def noise(inputs: Tensor, ids: Tensor, black: Tensor) -> Tensor:
+def noise(inputs: Tensor, ids: Tensor, black: Tensor, classes: Tensor) -> Tensor:
     """Nothing of the image: a broken source, uniform noise of mean 0 and variance 1 drawn per image."""
     u = _uniforms(ids, stream=3, count=inputs[0].numel()).to(inputs)
     return ((u - 0.5) * math.sqrt(12)).view_as(inputs)
+
+
+def few_classes(inputs: Tensor, ids: Tensor, black: Tensor, classes: Tensor) -> Tensor:
+    """The image itself for every fifth class, noise for all others: a source made for some things alone.
+
+    That it sees noise tells that the class is another one, so it is not without worth.
+    """
+    kept = (classes % KEPT_EVERY == 0).to(inputs.device)
+    return torch.where(kept[:, None, None, None], inputs, noise(inputs, ids, black, classes))
+
+
+def sensor(inputs: Tensor, ids: Tensor, black: Tensor, classes: Tensor) -> Tensor:
+    """No image but a vector: the mean of every row and of every column, as light barriers give them."""
+    return torch.cat([inputs.mean(dim=3), inputs.mean(dim=2)], dim=2).flatten(1)
 
 
 VIEWS: dict[str, View] = {
@@ -97,8 +115,14 @@ VIEWS: dict[str, View] = {
     "crop": crop,
     "identity": identity,
     "noise": noise,
+    "few_classes": few_classes,
+    "sensor": sensor,
 }
 """What `partition.views` may list."""
+DEGRADED = ("noise", "few_classes")
+"""Views of poor quality."""
+VECTORS = ("sensor",)
+"""Views that are no images."""
 
 FPL_VIEWS = ("blur", "erase", "hflip", "vflip", "crop")
 """Source i of FPL sees every image through the i-th of these."""
@@ -110,12 +134,17 @@ def check_names(names: Sequence[str]) -> None:
         require(name in VIEWS, f"partition.views: unknown view {name!r}{nearest(name, list(VIEWS))}")
 
 
-def apply_view(name: str, inputs: Tensor, *, ids: Tensor, black: Tensor) -> Tensor:
+def apply_view(name: str, inputs: Tensor, *, ids: Tensor, black: Tensor, classes: Tensor) -> Tensor:
     """Inputs [B, C, H, W] as the source with view `name` sees them; ids [B]: their rows in the split.
 
-    `black` [C]: a zero pixel as the network sees it.
+    `black` [C]: a zero pixel as the network sees it; `classes` [B]: their labels.
     """
-    return VIEWS[name](inputs, ids, black)
+    return VIEWS[name](inputs, ids, black, classes)
+
+
+def seen_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of one example of `shape` (C, H, W) as the source with view `name` sees it."""
+    return (shape[0] * (shape[1] + shape[2]),) if name in VECTORS else shape
 
 
 def _between(u: Tensor, low: float, high: float) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 from harness.cost.devices import Cost, DeviceProfile, Work, price, price_idle
 from harness.cost.ledger import Entry, Ledger
 from harness.cost.meter import Meter
+from harness.cost.pipeline import Pipeline, Split, Stages, stages_of
 from harness.exchange.client import Receipt, Request
 from harness.types import SERVER, ClientId, Phase, Status
 
@@ -30,6 +31,8 @@ class Booking:
         self._server_busy_s = 0.0
         self._free_at: dict[ClientId, float] = {}
         self._busy_s: dict[ClientId, float] = {}
+        self._pipeline: Pipeline | None = None
+        """The clock of batches cut into micro-batches."""
 
     def free_at(self, client: ClientId) -> float:
         """When a client can start something new."""
@@ -51,7 +54,8 @@ class Booking:
         self._ledger.charge(Entry(**line, flops=flops, compute_s=seconds, compute_j=joules))
         if self.phase is Phase.TRAIN:
             self._server_busy_s += seconds
-            self.advance(self.elapsed + seconds)
+            pipeline = self._pipeline
+            self.advance(self.elapsed + seconds if pipeline is None else pipeline.serve(seconds))
 
     @contextmanager
     def under(self, phase: Phase) -> Iterator[None]:
@@ -62,19 +66,46 @@ class Booking:
         self.settle_server()
         self.phase = before
 
-    def barrier(self, receipts: Sequence[Receipt]) -> None:
-        """Book exchanges that began when they were requested, and wait for all."""
+    def barrier(self, receipts: Sequence[Receipt], split: Split | None = None) -> None:
+        """Book exchanges that began when they were requested, and wait for all; by `split` parts overlap."""
+        if split is not None:
+            self._overlap(receipts, split)
+            return
         finishes = [self.charge(receipt, start=receipt.request.elapsed_s) for receipt in receipts]
         self.advance(max(finishes, default=0.0))
+
+    def _overlap(self, receipts: Sequence[Receipt], split: Split) -> None:
+        """Book exchanges whose parts overlap each other and the server's work; each costs what it costs.
+
+        A deadline judges each exchange as if its parts came one after another.
+        """
+        if self._pipeline is None:
+            self._pipeline = Pipeline(self.elapsed)
+        stages: dict[int, Stages] = {}
+        until: dict[int, float] = {}
+        for receipt in receipts:
+            self._enter(receipt)
+            r = receipt.request
+            ahead = split.ahead_flops.get(r.client, 0)
+            stages[r.client] = stages_of(receipt.work, ahead_flops=ahead, device=r.device, point=r.point)
+            if r.deadline_s is not None:
+                until[r.client] = r.deadline_s
+        self.advance(self._pipeline.exchange(stages, sizes=split.sizes, until=until))
+
+    def _enter(self, receipt: Receipt) -> Cost:
+        """On the ledger; the clock stands still."""
+        cost = price(receipt.work, receipt.request.device, receipt.request.point)
+        self._ledger.charge(entry_of(receipt, cost, round=self.round))
+        if receipt.request.phase is Phase.TRAIN:
+            self.receipts.append(receipt)
+        return cost
 
     def charge(self, receipt: Receipt, *, start: float) -> float:
         """Book one exchange begun at `start`; returns when the server stops waiting for it."""
         request = receipt.request
-        cost = price(receipt.work, request.device, request.point)
-        self._ledger.charge(entry_of(receipt, cost, round=self.round))
+        cost = self._enter(receipt)
         if request.phase is not Phase.TRAIN:
             return self.elapsed
-        self.receipts.append(receipt)
         self._free_at[request.client] = start + float(cost.busy_s)
         self.occupy(request.client, start=start, seconds=float(cost.busy_s))
         return finish_of(request, receipt.work, start=start)
@@ -87,7 +118,8 @@ class Booking:
     def charge_waits(self, clients: dict[ClientId, DeviceProfile]) -> None:
         """Whoever takes part pays for the time it was not busy."""
         for client, device in clients.items():
-            self._charge_idle(client, device, self.elapsed - self._busy_s.get(client, 0.0))
+            overlapped = self._pipeline.busy_s(client) if self._pipeline else 0.0
+            self._charge_idle(client, device, self.elapsed - self._busy_s.get(client, 0.0) - overlapped)
         self._charge_idle(SERVER, self._server, self.elapsed - self._server_busy_s)
 
     def _charge_idle(self, client: ClientId, device: DeviceProfile, seconds: float) -> None:

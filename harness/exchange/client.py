@@ -10,7 +10,8 @@ import torch
 
 from harness.cost.devices import DeviceProfile, OperatingPoint, Work, price
 from harness.data.task import Shard
-from harness.exchange.payloads import Payload
+from harness.exchange.compression import Compressor, compress
+from harness.exchange.payloads import Payload, Weights
 from harness.learning.seeding import derive, torch_generator
 from harness.learning.workplace import Workplace
 from harness.types import ClientId, Phase, Status, SubmodelId
@@ -97,6 +98,8 @@ class Client(ABC, Generic[CfgT]):
         self.place = place
         self.round = -1
         self.metrics: dict[str, float] = {}
+        self.memories: dict[str, dict[str, torch.Tensor]] = {}
+        """What compression left unsent, by endpoint and network: kept like the client's own state."""
 
     def state_dict(self) -> dict[str, Any]:
         """What the client keeps between exchanges."""
@@ -114,8 +117,25 @@ class Client(ABC, Generic[CfgT]):
         return torch_generator(self.place.seed, round=self.round, client=self.client_id, purpose=purpose)
 
 
-def invoke(client: Client[Any], request: Request, down: Payload) -> Reply:
-    """Let `client` answer one request: copied in, metered, checked.
+MEMORIES = "compression/memories"
+"""Key of what compression left unsent, beside a client's own state."""
+
+
+def keep(client: Client[Any]) -> dict[str, Any]:
+    """All that a client keeps between exchanges."""
+    return {**client.state_dict(), **({MEMORIES: client.memories} if client.memories else {})}
+
+
+def take_up(client: Client[Any], state: Mapping[str, Any]) -> None:
+    """Give a new client what `keep` gave."""
+    client.memories = {name: dict(left) for name, left in state.get(MEMORIES, {}).items()}
+    client.load_state_dict({key: value for key, value in state.items() if key != MEMORIES})
+
+
+def invoke(
+    client: Client[Any], request: Request, down: Payload, compressor: Compressor | None = None
+) -> Reply:
+    """Let `client` answer one request: copied in, metered, compressed, checked.
 
     Raises TypeError where the endpoint does not return a Payload.
     """
@@ -130,15 +150,26 @@ def invoke(client: Client[Any], request: Request, down: Payload) -> Reply:
     if not isinstance(up, Payload):
         where = f"{type(client).__name__}.{request.endpoint}"
         raise TypeError(f"{where} must return a Payload, got {type(up).__name__}")
-    work = Work(flops=place.meter.take(), tx_bytes=up.num_bytes, rx_bytes=down.num_bytes)
+    network = f"{request.endpoint}/{down.submodel}" if isinstance(down, Weights) else ""
+    moved = compress(
+        compressor if request.phase is Phase.TRAIN else None,
+        down,
+        up,
+        network=network,
+        generator=lambda: client.generator(f"compression/{word}"),
+        memory=client.memories.get(network),
+    )
+    if moved.memory is not None:
+        client.memories[network] = moved.memory
+    work = Work(flops=place.meter.take(), tx_bytes=moved.tx_bytes, rx_bytes=moved.rx_bytes)
     receipt = Receipt(
         request=request,
         work=work,
-        status=judge(request, work, up),
+        status=judge(request, work, moved.up),
         metrics=client.metrics,
         wall_s=time.perf_counter() - started,
     )
-    return Reply(receipt=receipt, payload=up)
+    return Reply(receipt=receipt, payload=moved.up)
 
 
 def judge(request: Request, work: Work, up: Payload) -> Status:

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from harness.cost.devices import DeviceProfile, Work
 from harness.cost.ledger import Ledger
+from harness.cost.pipeline import Split
 from harness.data.partition import Partition
 from harness.exchange.booking import Booking
 from harness.exchange.client import Client, Receipt, Request
@@ -43,6 +44,13 @@ class Party:
     """Exchanges under way, by client."""
     known_work: dict[tuple[Any, ...], Work] = field(default_factory=dict)
     """What steady exchanges took, by Flight.key; only saves waiting."""
+    remembers: bool = False
+    """Compression keeps what clients did not send: a state, whatever their class."""
+
+    @property
+    def stateful(self) -> bool:
+        """Clients have a state that outlives an exchange."""
+        return self.client_class.stateful or self.remembers
 
 
 class Cohort(Generic[C]):
@@ -54,6 +62,8 @@ class Cohort(Generic[C]):
         """The last round there may be: what is in flight at its end has nobody to receive it."""
         self.replaced: list[tuple[ClientId, str]] = []
         """States that no later exchange starts from."""
+        self.parts: Mapping[ClientId, SubmodelId] = {}
+        """What clients hold where it is not what the plan says; set by a method."""
         self._party = party
         self._started = now
         self._books = Booking(plan.round, ledger=party.ledger, meter=party.place.meter, server=party.server)
@@ -85,11 +95,6 @@ class Cohort(Generic[C]):
         """Of the train phase so far."""
         return self._books.receipts
 
-    @property
-    def touched(self) -> list[ClientId]:
-        """Clients that took part in any exchange so far, ascending."""
-        return sorted(self._sequence)
-
     def submodel(self, client: ClientId) -> SubmodelId:
         """What the scheduler assigned to a client."""
         return self.plan[client].submodel
@@ -98,12 +103,14 @@ class Cohort(Generic[C]):
         """Book what happens inside under another phase."""
         return self._books.under(phase)
 
-    def call(self, endpoint: Callable[[C, Down], Up], down: Mapping[ClientId, Down]) -> dict[ClientId, Up]:
-        """Ask each named client, wait for all. Late, lost, refused replies are left out. O(cohort) memory."""
+    def call(
+        self, endpoint: Callable[[C, Down], Up], down: Mapping[ClientId, Down], *, split: Split | None = None
+    ) -> dict[ClientId, Up]:
+        """Ask each, wait for all (parts by `split` overlap). Late, lost and refused replies are left out."""
         self._books.settle_server()
         requests = [self._request(client, endpoint) for client in sorted(down)]
         replies = self._party.transport.call(requests, [down[r.client] for r in requests])
-        self._settle([reply.receipt for reply in replies])
+        self._settle([reply.receipt for reply in replies], split=split)
         accepted = (r for r in replies if r.receipt.status is Status.OK)
         return {r.receipt.request.client: r.payload for r in accepted}  # type: ignore[misc]
 
@@ -210,6 +217,7 @@ class Cohort(Generic[C]):
         if client in self._party.flights and training:
             raise ValueError(f"client {client} has an exchange in flight; receive it first")
         assignment = self.plan[client]
+        part = part or self.parts.get(client)
         sequence = self._sequence.get(client, 0)
         self._sequence[client] = sequence + 1
         kept = self._party.versions.get(client)
@@ -231,13 +239,13 @@ class Cohort(Generic[C]):
             instance=part or assignment.instance,
         )
 
-    def _settle(self, receipts: Sequence[Receipt]) -> None:
-        self._books.barrier(receipts)
-        if self._party.client_class.stateful:
+    def _settle(self, receipts: Sequence[Receipt], *, split: Split | None = None) -> None:
+        self._books.barrier(receipts, split)
+        if self._party.stateful:
             self._unkept.update(receipt.request.client for receipt in receipts)
 
     def _keep(self, client: ClientId, version: str) -> None:
-        if not self._party.client_class.stateful:
+        if not self._party.stateful:
             return
         self._unkept.discard(client)
         before = self._party.versions.get(client)

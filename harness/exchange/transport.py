@@ -49,6 +49,9 @@ class Transport(Protocol):
     def flush(self) -> None:
         """Let every worker write its clients' states."""
 
+    def cpu_s(self) -> Mapping[str, float]:
+        """CPU seconds so far of each worker's process, by its name; none for this process."""
+
     def reset(self) -> None:
         """Make the workers forget this round; replace those that died."""
 
@@ -110,6 +113,9 @@ class LocalTransport:
 
     def flush(self) -> None:
         self.worker.flush()
+
+    def cpu_s(self) -> Mapping[str, float]:
+        return {}
 
     def reset(self) -> None:
         self.worker.reset()

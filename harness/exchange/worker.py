@@ -7,7 +7,8 @@ from typing import Any
 from harness.config import Config
 from harness.data.partition import Partition
 from harness.data.task import Shard, Splits, Task
-from harness.exchange.client import Client, Receipt, Reply, Request, invoke
+from harness.exchange.client import Client, Receipt, Reply, Request, invoke, keep, take_up
+from harness.exchange.compression import build_compressor
 from harness.exchange.payloads import Payload
 from harness.exchange.states import StateStore
 from harness.learning.aggregation import Accumulator
@@ -36,6 +37,7 @@ class Worker:
             job.cfg, task=job.task, splits=job.splits, threads=job.cfg.runtime.client_threads
         )
         self.store = StateStore(job.state_dir)
+        self.compressor = build_compressor(job.cfg.compression)
         self.resident: Client[Any] | None = None
         self._resident_version: str | None = None
         self._unkept = False
@@ -46,8 +48,8 @@ class Worker:
     def invoke(self, request: Request, down: Payload) -> Reply:
         """Answer one request."""
         client = self._client(request)
-        reply = invoke(client, request, down)
-        if client.stateful:
+        reply = invoke(client, request, down, self.compressor)
+        if client.stateful or (self.compressor is not None and self.compressor.remembers):
             # Without a barrier the state after is kept at once, beside that before: it may have to run again.
             self._resident_version = request.commit or str(request.round)
             self._unkept = True
@@ -79,7 +81,7 @@ class Worker:
         self._park()
         for client, version, unkept in self._attached.values():
             if unkept and version is not None:
-                self.store.save(client.client_id, version, client.state_dict())
+                self.store.save(client.client_id, version, keep(client))
         self._attached = {c: (client, version, False) for c, (client, version, _) in self._attached.items()}
 
     def reset(self) -> None:
@@ -97,7 +99,7 @@ class Worker:
             if client is None or version != request.version:
                 client, self._unkept = self._build(request.client), False
                 if request.version is not None:
-                    client.load_state_dict(self.store.load(request.client, request.version))
+                    take_up(client, self.store.load(request.client, request.version))
             self.resident, self._resident_version = client, request.version
         elif request.commit is not None:
             self._park()
@@ -113,7 +115,7 @@ class Worker:
     def _park(self) -> None:
         """Keep the resident client's state under its name."""
         if self._unkept and self.resident is not None and self._resident_version is not None:
-            self.store.save(self.resident.client_id, self._resident_version, self.resident.state_dict())
+            self.store.save(self.resident.client_id, self._resident_version, keep(self.resident))
         self._unkept = False
 
     def _build(self, client_id: ClientId) -> Client[Any]:

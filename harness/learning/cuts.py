@@ -24,16 +24,23 @@ def cut_network(task: Task, cut: str) -> tuple[Lower, Classifier]:
 
 def cut_module(module: L.LightningModule, cut: str, *, task: Task) -> tuple[Lower, Classifier]:
     """(lower, upper) of `module`, sharing its layers. Raises ConfigError like `cut_network`."""
-    network = module.network if isinstance(module, Classifier) else None
-    names = cut_points(network) if isinstance(network, nn.Sequential) else []
-    if not (isinstance(module, Classifier) and isinstance(network, nn.Sequential) and names):
-        raise ConfigError(
-            f"task.model={task.cfg.model}: split_learning needs an nn.Sequential with two or more "
-            "layers that have parameters, such as cnn, mlp or resnet20"
-        )
+    network = whole_network(task, module, key="method.cut")
+    names = cut_points(network)
     chosen = default_cut(network) if cut == "auto" else cut
     require(
         chosen in names, f"method.cut: no cut after layer {cut!r}; choose one of auto, {', '.join(names)}"
     )
     lower, upper = cut_after(network, chosen)
+    assert isinstance(module, Classifier)
     return Lower(lower), Classifier(upper, loss=module.loss)
+
+
+def whole_network(task: Task, module: L.LightningModule, *, key: str) -> nn.Sequential:
+    """The layers of a task's network. Raises ConfigError where it cannot be cut."""
+    network = module.network if isinstance(module, Classifier) else None
+    if not isinstance(network, nn.Sequential) or not cut_points(network):
+        raise ConfigError(
+            f"{key}: task.model={task.cfg.model} cannot be cut; it needs an nn.Sequential with two or more "
+            "layers that have parameters, such as leaf_cnn, cnn, mlp or resnet20"
+        )
+    return network

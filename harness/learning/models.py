@@ -116,22 +116,34 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[int, Any]) -
 def build_module(task: Task) -> L.LightningModule:
     """The task's network (`task.model`) with its loss.
 
-    A user's `package.module:Class` is called as Class(input_shape=..., num_classes=...); an nn.Module is
-    wrapped into a Classifier. Raises ConfigError for an unknown name or a shape that does not fit.
+    A user's `package.module:Class` is called as Class(input_shape=..., num_classes=...); an nn.Module that
+    is no LightningModule is wrapped into a Classifier. Raises ConfigError for an unknown name or a shape that
+    does not fit.
     """
     name = task.default_model if task.cfg.model == "auto" else task.cfg.model
+    built = _network(name, task)
+    module = built if isinstance(built, L.LightningModule) else Classifier(built)
+    # What gives anything but logits [B, C] says how to read it.
+    gives = "class logits" if not hasattr(module, "decode") else "boxes or a class per pixel"
+    require(
+        hasattr(module, "decode") == (task.kind != "classification"),
+        f"task.model={name} gives {gives}, but task.name={task.cfg.name} is {task.kind}; "
+        f"task.model=auto takes {task.default_model}",
+    )
+    return module
+
+
+def _network(name: str, task: Task) -> nn.Module:
     if ":" in name:
-        built = import_object(name, key="task.model")(
-            input_shape=task.input_shape, num_classes=task.num_classes
-        )
-        return built if isinstance(built, L.LightningModule) else Classifier(built)
-    if name not in network_names():
+        make = import_object(name, key="task.model")
+        own: nn.Module = make(input_shape=task.input_shape, num_classes=task.num_classes)
+        return own
+    if name.partition("@")[0] not in network_names():
         raise ConfigError(f"task.model: unknown network {name!r}{nearest(name, network_names())}")
     try:
-        network = build_network(name, input_shape=task.input_shape, num_classes=task.num_classes)
+        return build_network(name, input_shape=task.input_shape, num_classes=task.num_classes)
     except ValueError as error:
         raise ConfigError(f"task.model={name} does not fit task.name={task.cfg.name}: {error}") from None
-    return Classifier(network)
 
 
 def import_object(path: str, *, key: str) -> Callable[..., Any]:

@@ -4,8 +4,9 @@ Shape letters: N examples, B batch, V sources, D width of a branch's output, fla
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import lightning as L
@@ -16,24 +17,30 @@ from torch import Tensor, nn
 
 from harness.config import PartitionConfig, require
 from harness.cost.cuts import Cut
+from harness.cost.submodel import SubmodelProfile
 from harness.data.partition import view_names
 from harness.data.task import Batch, Shard, Task
-from harness.data.views import apply_view
+from harness.data.views import VECTORS, apply_view, seen_shape
+from harness.learning.cuts import whole_network
 from harness.learning.evaluation import evaluate
 from harness.learning.models import TrainingConfig, build_module
 from harness.learning.profile import profile
 from harness.learning.seeding import torch_generator
+from harness.learning.training import batch_sizes
 from harness.learning.workplace import Workplace
-from harness.types import ConfigError
+from harness.types import ConfigError, SubmodelId
 from lightning_modules.classifier import Classifier
-from lightning_modules.junction import Junction, cut_before, junction_points
+from lightning_modules.junction import Junction, Parallel, cut_before, junction_points
+from lightning_modules.networks import build_network
 from lightning_modules.partitioned import Lower
 
+BRANCH = SubmodelId("branch")
+"""What a source holds that has no network of its own."""
 SPLITS: tuple[Literal["val", "test"], ...] = ("val", "test")
 
 
-def check_sources(cfg: PartitionConfig, *, method: str) -> None:
-    """Raise ConfigError unless two or more sources see the same examples."""
+def check_sources(cfg: PartitionConfig, *, method: str, vectors: bool = False) -> None:
+    """Raise ConfigError unless two or more sources see the same examples, as images unless `vectors`."""
     require(
         cfg.name == "views",
         f"partition.name must be views for method {method}, got {cfg.name}: its sources would hold different "
@@ -44,11 +51,15 @@ def check_sources(cfg: PartitionConfig, *, method: str) -> None:
         f"partition.num_clients must be >= 2 for method {method}, got {cfg.num_clients}: one source has "
         "nobody to be merged with",
     )
+    odd = [view for view in cfg.views if view in VECTORS and not vectors]
+    require(
+        not odd, f"partition.views: method {method} needs images, and {odd[:1]} gives vectors; use fpl or sl"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Views(Shard):
-    """The examples as several sources see them: inputs [B, V, ...]."""
+    """The examples as several sources see them: inputs [B, V, ...], or flat, side by side, if they differ."""
 
     views: Sequence[str] = ()
     """Name of each source's view."""
@@ -56,8 +67,11 @@ class Views(Shard):
     def take(self, positions: NDArray[np.int64]) -> Batch:
         plain = Shard.take(self, positions)
         black = torch.tensor(self.task.black)
-        seen = [apply_view(view, plain.inputs, ids=plain.ids, black=black) for view in self.views]
-        return plain._replace(inputs=torch.stack(seen, dim=1))
+        told = {"ids": plain.ids, "black": black, "classes": plain.targets}
+        seen = [apply_view(view, plain.inputs, **told) for view in self.views]
+        alike = len({one.shape for one in seen}) == 1
+        together = torch.stack(seen, dim=1) if alike else torch.cat([one.flatten(1) for one in seen], dim=1)
+        return plain._replace(inputs=together)
 
 
 def seen_by(place: Workplace, split: Literal["train", "val", "test"], sources: Sequence[int]) -> Views:
@@ -70,13 +84,12 @@ def seen_by(place: Workplace, split: Literal["train", "val", "test"], sources: S
 def batch_rows(num_examples: int, *, cfg: TrainingConfig, generator: torch.Generator) -> list[Tensor]:
     """The rows [B] of every batch of a round, epoch after epoch; an equal generator gives equal batches."""
     size = cfg.batch_size or num_examples
-    per_epoch = -(-num_examples // size)
-    num_batches = cfg.local_steps or cfg.local_epochs * per_epoch
-    epochs = -(-num_batches // per_epoch)
-    batches = [
-        b for _ in range(epochs) for b in torch.randperm(num_examples, generator=generator).split(size)
-    ]
-    return batches[:num_batches]
+
+    def epochs() -> Iterator[Tensor]:
+        while True:
+            yield from torch.randperm(num_examples, generator=generator).split(size)
+
+    return list(islice(epochs(), len(batch_sizes(num_examples, cfg=cfg))))
 
 
 def batch_order(num_examples: int, cfg: TrainingConfig, place: Workplace, *, round: int) -> list[Tensor]:
@@ -124,40 +137,132 @@ def fork(task: Task, layer: str, *, key: str = "method.junction") -> Fork:
     require(layer in names, f"{key}: no cut before layer {layer!r}; choose one of auto, {', '.join(names)}")
     lower, upper = cut_before(network, layer)
     branch = Lower(lower)
+    assert isinstance(module, Classifier)
+    return Fork(layer, branch, upper, module, output_shape(branch, task.input_shape))
+
+
+def output_shape(branch: Lower, seen: tuple[int, ...]) -> tuple[int, ...]:
+    """Of one example of shape `seen`, without B."""
     with torch.no_grad():
-        example = torch.empty(1, *task.input_shape, device=next(lower.parameters()).device)
+        example = torch.empty(1, *seen, device=next(branch.parameters()).device)
         shape = tuple(branch.eval()(example).shape[1:])
     branch.train()
-    assert isinstance(module, Classifier)
-    return Fork(layer, branch, upper, module, shape)
+    return shape
 
 
-def cuts_of(task: Task, upper: Callable[[Fork], Classifier]) -> list[Cut]:
+VECTOR_NETWORK = "mlp"
+"""Of a source that sees vectors, where none is named for it."""
+
+
+def branch_of(task: Task, layer: str, *, view: str | None, named: Mapping[str, str]) -> Lower:
+    """What the source with this view holds, new: the layers below the cut, or the network named for it."""
+    default = VECTOR_NETWORK if view in VECTORS else None
+    network = named.get(view, default) if view is not None else None
+    return fork(task, layer).branch if view is None or network is None else own_branch(task, view, network)
+
+
+def own_branch(task: Task, view: str, network: str) -> Lower:
+    """A network by name for what `view` shows, new, without its last layer. ConfigError for a misfit."""
+    seen = seen_shape(view, task.input_shape)
+    key = f"method.branches: {view}: {network}"
+    try:
+        built = build_network(network, input_shape=seen, num_classes=task.num_classes)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from None
+    names = junction_points(built)
+    require(bool(names), f"{key}: it needs two or more layers that have parameters, such as mlp or cnn")
+    assert isinstance(built, nn.Sequential)
+    branch = Lower(cut_before(built, names[-1])[0])
+    branch.example_input_array = torch.empty(1, *seen)
+    return branch
+
+
+class Branches:
+    """What the sources of a run hold: copies of the layers below the cut, or networks of their own."""
+
+    def __init__(self, task: Task, views: Sequence[str], named: Mapping[str, str]) -> None:
+        """`named`: network of each view that has its own. Raises ConfigError for one that no source has."""
+        odd = [view for view in named if view not in views]
+        told = ", ".join(dict.fromkeys(views))
+        require(not odd, f"method.branches: no source has view {odd[:1]}; choose some of {told}")
+        self.task, self.views, self.named = task, views, named
+        self.own: dict[str, tuple[int, ...]] = {}
+        """View -> shape of its branch's output, where it is no copy."""
+        for view in dict.fromkeys(views):
+            if view in VECTORS or view in named:
+                with torch.device("meta"):
+                    branch = branch_of(task, "", view=view, named=named)
+                    self.own[view] = output_shape(branch, seen_shape(view, task.input_shape))
+
+    def build(self, source: int, layer: str) -> Lower:
+        """A new branch of one source."""
+        return branch_of(self.task, layer, view=self.views[source], named=self.named)
+
+    def shape(self, source: int, cut: Fork) -> tuple[int, ...]:
+        """Of what one source sends of an example."""
+        return self.own.get(self.views[source], cut.shape)
+
+    def widths(self, sources: Sequence[int], cut: Fork) -> dict[str, int]:
+        """D of these sources by name, in order."""
+        return {str(source): math.prod(self.shape(source, cut)) for source in sources}
+
+    def name(self, source: int) -> SubmodelId:
+        """Of what one source holds: branch, or branch-<view>."""
+        view = self.views[source]
+        return SubmodelId(f"{BRANCH}-{view}") if view in self.own else BRANCH
+
+    def together(self, branches: Mapping[int, L.LightningModule], server: Classifier) -> Parallel:
+        """Branches by source and the server's part as one network over what `Views` gives."""
+        shapes = [seen_shape(self.views[source], self.task.input_shape) for source in branches]
+        alike = len(set(shapes)) == 1
+        named = {str(source): branch for source, branch in branches.items()}
+        whole = Parallel(named, server, shapes=None if alike else shapes)
+        size = (len(shapes), *shapes[0]) if alike else (sum(map(math.prod, shapes)),)
+        whole.example_input_array = torch.empty(1, *size)
+        return whole
+
+    def profiles(self, layer: str) -> list[SubmodelProfile]:
+        """[K] of each source's branch."""
+        found = {view: self._profile(source, layer) for source, view in enumerate(self.views)}
+        return [found[view] for view in self.views]
+
+    def _profile(self, source: int, layer: str) -> SubmodelProfile:
+        return profile(lambda: self.build(source, layer), name=layer, task=self.task)
+
+
+def cuts_of(held: Branches, upper: Callable[[Fork], Classifier]) -> list[Cut]:
     """What every position of the cut asks of both sides; `upper` makes the server's part of a fork.
 
     Positions for which it cannot (ConfigError) are left out. Shapes alone: nothing is computed.
     """
+    task = held.task
     with torch.device("meta"):
         names = junction_points(whole_network(task, build_module(task), key="method.junction"))
     found = []
     for name in names:
         try:
-            found.append(_cut(task, name, upper))
+            found.append(_cut(held, name, upper))
         except ConfigError:
             continue
     return found
 
 
-def _cut(task: Task, name: str, upper: Callable[[Fork], Classifier]) -> Cut:
+def _cut(held: Branches, name: str, upper: Callable[[Fork], Classifier]) -> Cut:
     with torch.device("meta"):
-        cut = fork(task, name)
+        cut = fork(held.task, name)
         server = upper(cut)
-        widths = sum(merging(server).widths.values())
-        server.example_input_array = torch.empty(1, widths)
-    below = profile(lambda: cut.branch, name=name, task=task)
-    above = profile(lambda: server, name=name, task=task)
+        widths = list(merging(server).widths.values())
+        server.example_input_array = torch.empty(1, sum(widths))
+    below = held.profiles(name)
+    above = profile(lambda: server, name=name, task=held.task)
     # The server needs the gradient of its input too, which the counted step leaves out: three times forward.
-    return Cut(name, below.flops_train, 6 * above.macs_forward, activation_bytes=4 * cut.width)
+    return Cut(
+        name,
+        source_flops=np.array([one.flops_train for one in below]),
+        server_flops=6 * above.macs_forward,
+        activation_bytes=4 * np.array(widths),
+        forward_flops=np.array([2 * one.macs_forward for one in below]),
+    )
 
 
 def merging(server: Classifier) -> Junction:
@@ -165,14 +270,3 @@ def merging(server: Classifier) -> Junction:
     first = next(server.network.children())
     assert isinstance(first, Junction)
     return first
-
-
-def whole_network(task: Task, module: L.LightningModule, *, key: str) -> nn.Sequential:
-    """The layers of a task's network. Raises ConfigError where it cannot be cut."""
-    network = module.network if isinstance(module, Classifier) else None
-    if not isinstance(network, nn.Sequential) or not junction_points(network):
-        raise ConfigError(
-            f"{key}: task.model={task.cfg.model} cannot be cut; it needs an nn.Sequential with two or more "
-            "layers that have parameters, such as leaf_cnn, cnn, mlp or resnet20"
-        )
-    return network

@@ -101,8 +101,7 @@ class BatchStream:
         positions = self.order[index * self.size : (index + 1) * self.size]
         self.drawn += 1
         batch = self.shard.take(positions.numpy())
-        inputs = self.shard.task.augment(batch.inputs, self.generator)
-        return to_device(batch._replace(inputs=inputs), self.place)
+        return to_device(self.shard.task.augmented(batch, self.generator), self.place)
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands: what the next batch depends on."""

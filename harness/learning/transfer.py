@@ -99,19 +99,19 @@ class Networks:
 
     def check(self) -> None:
         """Raise ConfigError where the edge's features do not fit a network that is to read them."""
-        classes = self.task.num_classes
+        classes, shape = self.task.num_classes, self.feature_shape
         readers: dict[str, Callable[[], nn.Module]] = {"edge": self._head, "server": self._trunk}
         for name, build in readers.items():
             try:
                 with torch.device("meta"), torch.no_grad():
-                    out = build().eval()(torch.empty(1, *self.feature_shape))
+                    out = build().eval()(torch.empty(1, *shape))
                 problem = "" if out.shape == (1, classes) else f"it gives {tuple(out.shape[1:])}"
             except (RuntimeError, ValueError) as error:
                 problem = str(error).splitlines()[0]
             if problem:
                 raise ConfigError(
                     f"method.{name}={getattr(self.cfg, name)}: must lead from the edge's features "
-                    f"{self.feature_shape} to {classes} classes; {problem}"
+                    f"{shape} to {classes} classes; {problem}"
                 )
 
     def _edge_parts(self) -> tuple[nn.Module, nn.Module]:

@@ -2,13 +2,14 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import lightning as L
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from harness.config import Config
 from harness.cost.meter import Meter
@@ -41,6 +42,8 @@ class Workplace:
         self.meter = Meter(exact=cfg.runtime.exact_meter)
         precision = cast(Precision, cfg.run.precision)
         self.fabric = L.Fabric(accelerator=cfg.runtime.accelerator, devices=1, precision=precision)
+        self.shown: Mapping[str, NDArray[Any]] | None = None
+        """Pictures with predictions of the last evaluation, where the task has some (`evaluation.show`)."""
         self._modules: dict[str, L.LightningModule] = {}
         self._walls: dict[str, float] = {}
 

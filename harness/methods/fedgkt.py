@@ -179,6 +179,7 @@ class FedGKT(Method[FedGKTClient, FedGKTConfig]):
 
     Config = FedGKTConfig
     Client = FedGKTClient
+    kinds = ("classification",)
 
     def __init__(self, cfg: FedGKTConfig, place: Workplace) -> None:
         super().__init__(cfg, place)

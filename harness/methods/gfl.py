@@ -25,6 +25,7 @@ from harness.exchange.client import Client
 from harness.exchange.cohort import Cohort
 from harness.exchange.payloads import Empty, Payload, Weights
 from harness.learning.aggregation import WeightSum
+from harness.learning.cuts import whole_network
 from harness.learning.models import (
     TrainingConfig,
     build_module,
@@ -34,7 +35,7 @@ from harness.learning.models import (
     set_lr,
 )
 from harness.learning.proximal import proximal
-from harness.learning.sources import batch_rows, check_sources, whole_network
+from harness.learning.sources import batch_rows, check_sources
 from harness.learning.stopping import Patience
 from harness.learning.training import batch_sizes, to_device, train
 from harness.learning.weights import load_state, snapshot, state_of
@@ -139,6 +140,7 @@ class Gfl(Method[Tutor, GflConfig]):
 
     Config = GflConfig
     Client = Tutor
+    kinds = ("classification",)
 
     def __init__(self, cfg: GflConfig, place: Workplace) -> None:
         super().__init__(cfg, place)

@@ -84,6 +84,7 @@ class Images(Method[Camera, ImagesConfig]):
 
     Config = ImagesConfig
     Client = Camera
+    kinds = ("classification",)
 
     def __init__(self, cfg: ImagesConfig, place: Workplace) -> None:
         super().__init__(cfg, place)

@@ -38,7 +38,7 @@ class Sl(Fpl):
     cfg: SlConfig
 
     def upper(self, cut: Fork) -> Classifier:
-        widths = {str(source): cut.width for source in self.sources}
+        widths = self.held.widths(self.sources, cut)
         try:
             network = widened(cut.upper, widths, hidden=self._hidden(cut))
         except ValueError as error:
@@ -51,10 +51,10 @@ class Sl(Fpl):
             return None
         with torch.device("meta"):
             other = fork(self.place.task, self.cfg.match, key="method.match")
-            junction = (len(self.sources) * other.width + 1) * other.width
-            wanted = len(self.sources) * count(other.branch) + junction + count(other.upper)
-            wanted -= len(self.sources) * count(cut.branch)
-            widths = {str(source): cut.width for source in self.sources}
+            junction = (sum(self.held.widths(self.sources, other).values()) + 1) * other.width
+            copies = sum(self.held.views[source] not in self.held.own for source in self.sources)
+            wanted = copies * (count(other.branch) - count(cut.branch)) + junction + count(other.upper)
+            widths = self.held.widths(self.sources, cut)
             one, two = (
                 count(widened(fork(self.place.task, cut.layer).upper, widths, hidden=n)) for n in (1, 2)
             )

@@ -164,6 +164,7 @@ class SplitLearning(Method[SplitClient, SplitLearningConfig]):
 
     Config = SplitLearningConfig
     Client = SplitClient
+    kinds = ("classification",)
 
     def __init__(self, cfg: SplitLearningConfig, place: Workplace) -> None:
         super().__init__(cfg, place)

@@ -7,10 +7,9 @@ line style and marker as well.
 
 import io
 import math
-import re
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import matplotlib
@@ -21,15 +20,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from harness.report.frames import AXES, Results
+from harness.report.filters import mark
+from harness.report.frames import DRAWN, Results
+from harness.report.svg import FAINT, inline_svg
+from harness.report.svg import INK as INK
 from harness.report.tables import TITLES, compared, evaluated, scale_of, significant
 
 Floats = NDArray[np.float64]
 
-INK: Final = "#010203"
-"""Stands for the page's text colour until the SVG is written."""
-FAINT: Final = "#020304"
-"""Stands for the page's colour of grid lines."""
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", INK)
 DASHES: Final = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
@@ -114,7 +112,7 @@ def mean_curve(seeds: Sequence[tuple[Floats, Floats]], *, rounds: bool) -> Curve
 
 
 def curves_of(results: Results, *, task: str, axis: str) -> dict[str, Curve]:
-    """The mean curve of each variant of a task that was evaluated, against `round` or an axis of AXES."""
+    """The mean curve of each variant of a task that was evaluated, against `round` or an axis of DRAWN."""
     runs = compared(results)
     found: dict[str, Curve] = {}
     for variant, group in runs[runs["task"] == task].groupby("variant"):
@@ -147,10 +145,10 @@ def styles_of(variants: Sequence[str]) -> dict[str, Style]:
 
 
 def accuracy_pictures(results: Results, *, task: str, key: str) -> list[Picture]:
-    """The metric against rounds, traffic, FLOPs, joules and simulated seconds, in this order."""
+    """The metric against rounds, uploads, traffic, FLOPs, joules and simulated seconds, in this order."""
     pictures = []
     idle = idle_variants(results, task=task)
-    for axis in ("round", *AXES):
+    for axis in ("round", *DRAWN):
         curves = curves_of(results, task=task, axis=axis)
         free = set() if axis == "round" else {n for n, c in curves.items() if n in idle or c.x[-1] == 0}
         if set(curves) - free:
@@ -180,12 +178,13 @@ def _accuracy_picture(
             style = styles[name]
             every = max(1, len(curve.x) // 6)
             (line,) = axes.plot(curve.x, curve.mean, label=name, lw=1.7, ms=4.5, markevery=every)
-            line.set(color=style.colour, linestyle=style.dash, marker=style.marker)
+            line.set(color=style.colour, linestyle=style.dash, marker=style.marker, gid=f"{mark(name)}-line")
             if curve.std.any():
                 low, high = curve.mean - curve.std, curve.mean + curve.std
-                axes.fill_between(curve.x, low, high, color=style.colour, alpha=0.18, lw=0)
-        _metric_axis(axes, metric, [c.mean for c in drawn.values()])
-        _cost_axis(axes, axis, [(float(c.x[0]), float(c.x[-1])) for c in drawn.values()])
+                band = axes.fill_between(curve.x, low, high, color=style.colour, alpha=0.18, lw=0)
+                band.set_gid(f"{mark(name)}-band")
+        metric_axis(axes, metric, [c.mean for c in drawn.values()])
+        cost_axis(axes, axis, [(float(c.x[0]), float(c.x[-1])) for c in drawn.values()])
 
     notes = ["Mean over seeds; the band is one standard deviation."]
     if free:
@@ -205,7 +204,9 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
     return front
 
 
-def pareto_picture(table: pd.DataFrame, *, axis: str, key: str) -> Picture | None:
+def pareto_picture(
+    table: pd.DataFrame, *, axis: str, key: str, title: str | None = None, png: Path | None = None
+) -> Picture | None:
     """Best accuracy against what the whole run cost, from the rows of one task of a comparison."""
     takes_part = table[["total_flops", "total_bytes"]].sum(axis=1) > 0
     rows = table[table["best_mean"].notna() & table[f"total_{axis}"].notna() & takes_part]
@@ -216,39 +217,34 @@ def pareto_picture(table: pd.DataFrame, *, axis: str, key: str) -> Picture | Non
     costs, values = rows[f"total_{axis}"].tolist(), rows["best_mean"].tolist()
     errors = rows["best_std"].fillna(0.0).tolist()
     styles, front = styles_of(table["variant"].tolist()), pareto_front(costs, values)
-    title = f"Best test {metric} for the {TITLES[axis].lower()} of a run"
+    title = title or f"Best test {metric} for the {TITLES[axis].lower()} of a run"
 
     def draw(axes: Axes) -> None:
         steps = [costs[i] for i in front], [values[i] for i in front]
         axes.plot(*steps, color=INK, lw=1.0, ls=(0, (2, 2)), alpha=0.6, drawstyle="steps-post", zorder=1)
         for i, name in enumerate(names):
             style, inside = styles[name], styles[name].colour if i in front else "none"
-            axes.errorbar(
-                costs[i],
-                values[i],
-                yerr=errors[i],
-                label=name,
-                ls="",
-                ms=7,
-                lw=1.2,
-                color=style.colour,
-                marker=style.marker,
-                markerfacecolor=inside,
+            look: dict[str, Any] = {"color": style.colour, "marker": style.marker, "markerfacecolor": inside}
+            point = axes.errorbar(
+                costs[i], values[i], yerr=errors[i], label=name, ls="", ms=7, lw=1.2, **look
             )
-        _metric_axis(axes, metric, [np.array(values)])
-        _cost_axis(axes, axis, [(cost, cost) for cost in costs])
+            for number, part in enumerate(point.get_children()):
+                part.set_gid(f"{mark(name)}-part{number}")
+        metric_axis(axes, metric, [np.array(values)])
+        cost_axis(axes, axis, [(cost, cost) for cost in costs])
         axes.margins(0.08, 0.1)
 
-    best = ", ".join(names[i] for i in front)
+    told = f"Scatter chart. On the front: {', '.join(names[i] for i in front)}."
     caption = "Filled points are on the Pareto front (dotted): no other method reaches more for less. "
-    svg = render(
-        draw, key=key, title=title, description=f"Scatter chart. On the front: {best}.", entries=names
-    )
+    svg = render(draw, key=key, title=title, description=told, entries=names, png=png)
     return Picture(key=key, title=title, caption=caption + "Bars are one standard deviation.", svg=svg)
 
 
-def label_picture(counts: NDArray[np.int64], *, title: str, key: str) -> Picture:
-    """Who holds which labels: `counts` [clients, classes], as bubbles, or a heat map of many clients."""
+def label_picture(counts: NDArray[np.int64], *, title: str, key: str, several: bool = False) -> Picture:
+    """Who holds which labels: `counts` [clients, classes], as bubbles, or a heat map of many clients.
+
+    `several`: an example counts for each of the classes that it shows.
+    """
     clients, classes = counts.shape
     bubbles = clients <= BUBBLES_UP_TO and classes <= BUBBLES_UP_TO
 
@@ -270,20 +266,22 @@ def label_picture(counts: NDArray[np.int64], *, title: str, key: str) -> Picture
         axes.yaxis.set_major_locator(MaxNLocator(10, integer=True))
 
     sizes = counts.sum(axis=1)
-    held = f"{clients} clients hold {sizes.min()} to {sizes.max()} examples (median {np.median(sizes):g})"
+    held = f" hold {sizes.min()} to {sizes.max()} examples (median {np.median(sizes):g})" * (not several)
     spread = f"a median of {np.median((counts > 0).sum(axis=1)):g} of {classes} classes each"
+    told = f"{clients} clients{held}, {spread}."
     shape = "The area of a circle" if bubbles else "The colour"
-    svg = render(draw, key=key, title=title, description=f"{held}, {spread}.", entries=[])
-    return Picture(key, title, f"{held}, {spread}. {shape} is the number of examples.", svg)
+    svg = render(draw, key=key, title=title, description=told, entries=[])
+    shown = " that show the class" * several
+    return Picture(key, title, f"{told} {shape} is the number of examples{shown}.", svg)
 
 
-def _metric_axis(axes: Axes, metric: str, values: Sequence[Floats]) -> None:
+def metric_axis(axes: Axes, metric: str, values: Sequence[Floats]) -> None:
     axes.set_ylabel(f"Test {metric}")
     if max(float(v.max()) for v in values) <= 1:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
 
 
-def _cost_axis(axes: Axes, axis: str, ranges: Sequence[tuple[float, float]]) -> None:
+def cost_axis(axes: Axes, axis: str, ranges: Sequence[tuple[float, float]]) -> None:
     """Label x in engineering units, logarithmic where costs are far apart and none is zero."""
     if axis == "round":
         axes.set_xlabel("Rounds completed")
@@ -310,55 +308,39 @@ def _with_unit(value: float, quantity: str) -> str:
 
 
 def render(
-    draw: Callable[[Axes], None], *, key: str, title: str, description: str, entries: Sequence[str]
+    draw: Callable[[Axes], None],
+    *,
+    key: str,
+    title: str,
+    description: str,
+    entries: Sequence[str],
+    png: Path | None = None,
 ) -> str:
-    """Draw on one pair of axes, with a legend of `entries` below; returns an accessible `<svg>` element."""
-    columns = 1 if max(map(len, entries), default=0) > 24 else 2 if len(entries) < 4 else 3
-    columns = min(columns, 2) if max(map(len, entries), default=0) > 12 else columns
-    legend_in = 0.22 * math.ceil(len(entries) / columns) + 0.1 if entries else 0.0
+    """Draw on one pair of axes, with a legend of `entries` below; returns an accessible `<svg>` element.
+
+    With `png` the same is written there, on white.
+    """
+    if png is not None:
+        with matplotlib.rc_context({**SETTINGS, "grid.color": "#d5dae1", "axes.titlesize": 11}):
+            on_white = _figure(draw, entries)
+            on_white.suptitle(title, fontsize=11)
+            on_white.savefig(png, dpi=200)
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(SIZE[0], SIZE[1] + legend_in), layout="constrained")
-        axes = figure.add_subplot()
-        draw(axes)
-        if entries:
-            figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.2)
         text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+        _figure(draw, entries).savefig(text, format="svg", transparent=True, metadata={"Date": None})
     return inline_svg(text.getvalue(), key=key, title=title, description=description)
 
 
-def inline_svg(svg: str, *, key: str, title: str, description: str) -> str:
-    """An SVG file as an element for a page: own ids, the page's colours, a title and a description."""
-    root = ET.fromstring(svg)
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag.endswith(("}metadata", "}style")):
-                parent.remove(child)
-    for element in root.iter():
-        element.tag = element.tag.partition("}")[2]
-        for name, value in list(element.attrib.items()):
-            del element.attrib[name]
-            element.set(name.partition("}")[2] if "}" in name else name, _own(name, value, key))
-    size = [float(n) for n in root.attrib["viewBox"].split()]
-    for name in ("width", "height"):
-        root.attrib.pop(name, None)
-    root.attrib |= {"role": "img", "aria-labelledby": f"{key}-t {key}-d", "width": f"{size[2] * 4 / 3:.0f}"}
-    root.attrib |= {"xmlns": "http://www.w3.org/2000/svg", "style": "stroke-linejoin: round"}
-    for position, (tag, content, suffix) in enumerate((("title", title, "t"), ("desc", description, "d"))):
-        element = ET.Element(tag, {"id": f"{key}-{suffix}"})
-        element.text = content
-        root.insert(position, element)
-    return ET.tostring(root, encoding="unicode", short_empty_elements=True)
-
-
-def _own(name: str, value: str, key: str) -> str:
-    """One attribute: ids made unique in the page, placeholder colours and fonts made the page's."""
-    if name == "id":
-        return f"{key}-{value}"
-    if name.endswith("href") and value.startswith("#"):
-        return f"#{key}-{value[1:]}"
-    if name == "d":
-        return re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", value)
-    value = value.replace("url(#", f"url(#{key}-").replace(INK, "currentColor")
-    value = value.replace(FAINT, "var(--grid, #8884)")
-    return re.sub(r"(font: [^;']*?px|font-family:) [^;]*", r"\1 system-ui, sans-serif", value)
+def _figure(draw: Callable[[Axes], None], entries: Sequence[str]) -> Figure:
+    columns = 1 if max(map(len, entries), default=0) > 24 else 2 if len(entries) < 4 else 3
+    columns = min(columns, 2) if max(map(len, entries), default=0) > 12 else columns
+    legend_in = 0.22 * math.ceil(len(entries) / columns) + 0.1 if entries else 0.0
+    figure = Figure(figsize=(SIZE[0], SIZE[1] + legend_in), layout="constrained")
+    draw(figure.add_subplot())
+    if entries:
+        legend = figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.2)
+        for text_of, handle in zip(legend.get_texts(), legend.legend_handles, strict=True):
+            text_of.set_gid(f"{mark(text_of.get_text())}-name")
+            if handle is not None:
+                handle.set_gid(f"{mark(text_of.get_text())}-key")
+    return figure

@@ -3,10 +3,11 @@
 A run that is unfinished or damaged is read as far as it is whole, or left out, with a warning.
 """
 
+import dataclasses
 import json
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,11 @@ AXES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What can be paid for accuracy, and the running totals of rounds.jsonl that add up to it."""
 
+DRAWN: Final[Mapping[str, tuple[str, ...]]] = {"uploads": ("cost/tx_bytes_total",), **AXES}
+"""What the metric is drawn against; uploads are the narrower half of the traffic."""
+
+SECTIONS: Final = (("best", "best"), ("totals", "total"), ("timings", "timing"), ("energy", "energy"))
+"""Of summary.json, and the prefix of their columns."""
 RUN_ID: Final = re.compile(r".+-(?P<digest>[0-9a-f]{8})-(?P<seed>-?\d+)")
 
 
@@ -40,10 +46,11 @@ class Results:
     """Where it was read from."""
     runs: pd.DataFrame
     """A row per run: run_id, method, task, seed, digest, rounds, finished, metric, last metrics by their
-    keys, `best/...`, `total/...`, `timing/...`, `config.<section>.<key>`, `env.<key>`."""
+    keys, `best/...`, `total/...`, `timing/...`, `energy/...`, `config.<section>.<key>`, `env.<key>`."""
     rounds: pd.DataFrame
     """A row per run and round: run_id, method, task, seed, every key of rounds.jsonl (NaN where a round
-    was not evaluated), and the running totals of AXES: bytes, flops, joules, sim_s."""
+    was not evaluated), and the running totals of DRAWN: uploads, bytes, flops,
+    joules, sim_s."""
     ledger: pd.DataFrame
     """A row per ledger line: run_id and LEDGER_COLUMNS; empty where it was not asked for."""
     partitions: Mapping[str, NDArray[np.int64]]
@@ -58,20 +65,22 @@ class _Run:
     label_counts: NDArray[np.int64] | None
 
 
-def load(folder: Path, *, ledger: bool = True) -> Results:
-    """Read every run in `folder` (or the one run that `folder` is).
+def load(folder: Path | str, *, ledger: bool = True, only: Container[str] | None = None) -> Results:
+    """Read every run in `folder` (or the one run that `folder` is), or those whose run_id is in `only`.
 
     `ledger=False` leaves out the ledger, the only large table. Raises ConfigError where no run can be read.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; give the one named by run.results_dir")
     paths = [folder.resolve(), *sorted(folder.iterdir())]
+    paths = [path for path in paths if only is None or path.name in only]
     runs = [run for path in paths if (run := _read_run(path, ledger=ledger)) is not None]
     if not runs:
         raise ConfigError(f"{folder}: holds no readable run; give the one named by run.results_dir")
     keys = ("run_id", "method", "task", "seed")
     rounds = pd.DataFrame([{k: run.row[k] for k in keys} | line for run in runs for line in run.rounds])
-    costs = {a: rounds.reindex(columns=list(c)).sum(axis=1, min_count=1) for a, c in AXES.items()}
+    costs = {a: rounds.reindex(columns=list(c)).sum(axis=1, min_count=1) for a, c in DRAWN.items()}
     lines = [run.ledger.assign(run_id=run.row["run_id"]) for run in runs if len(run.ledger)]
     empty = pd.DataFrame(columns=["run_id", *LEDGER_COLUMNS])
     return Results(
@@ -81,6 +90,14 @@ def load(folder: Path, *, ledger: bool = True) -> Results:
         ledger=pd.concat(lines, ignore_index=True)[empty.columns] if lines else empty,
         partitions={r.row["run_id"]: r.label_counts for r in runs if r.label_counts is not None},
     )
+
+
+def named(results: Results, names: Mapping[str, str]) -> Results:
+    """The same with a name of the caller's for each run (run_id -> name), instead of one made from settings.
+
+    Runs of a task and method have one name exactly when they have one digest.
+    """
+    return dataclasses.replace(results, runs=results.runs.assign(name=results.runs["run_id"].map(names)))
 
 
 def read_ledger(folder: Path) -> pd.DataFrame:
@@ -176,7 +193,7 @@ def summary_of(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _outcome(summary: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of a summary."""
     row: dict[str, Any] = {"metric": _metric(summary["best"] or summary["metrics"]), **summary["metrics"]}
-    for section, prefix in (("best", "best"), ("totals", "total"), ("timings", "timing")):
+    for section, prefix in SECTIONS:
         row |= {f"{prefix}/{key}": value for key, value in (summary.get(section) or {}).items()}
     return row
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from harness.report import curves, plans, tables
+from harness.report import curves, energy, filters, pictures, plans, tables, weights
 from harness.report.frames import AXES, Results, load, read_ledger
 from harness.report.markup import (
     broken,
@@ -45,42 +45,61 @@ HOW_COUNTED: Final = {
 }
 
 
-def write(folder: Path, *, out: Path, target: float | None = None) -> Path:
-    """Write report.html, comparison.csv and comparison.md into `out`; returns the path of the page.
+def write(
+    folder: Path,
+    *,
+    out: Path,
+    target: float | None = None,
+    last: Sequence[str] = (),
+    reload_s: int = 0,
+    grid: str | None = None,
+) -> Path:
+    """Write report.html, comparison.csv and .md, and figures for slides into `out`; returns the page's path.
 
-    `target` is a validation value, by default 95 % of the best method's mean in each task. Raises ConfigError
-    for a folder without runs or an impossible target.
+    `target` is a validation value, by default 95 % of the best method's mean in each task. With `reload_s`
+    the page reads itself again so often. ConfigError for a folder without runs or an impossible target.
     """
     results = load(folder, ledger=False)
     table = tables.comparison(results, target=target)
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "comparison.csv", tables.to_csv(table))
-    _write(out / "comparison.md", tables.to_markdown(table))
-    _write(out / "report.html", page(results, table))
+    write_text(out / "comparison.csv", tables.to_csv(table))
+    write_text(out / "comparison.md", tables.to_markdown(table))
+    write_text(out / "report.html", page(results, table, last=last, reload_s=reload_s, grid=grid))
+    weights.write_pngs(results, out=out)
     return out / "report.html"
 
 
-def page(results: Results, table: pd.DataFrame) -> str:
-    """The page as text, from results and their comparison."""
+def page(
+    results: Results,
+    table: pd.DataFrame,
+    *,
+    title: str | None = None,
+    first: Sequence[str] = (),
+    last: Sequence[str] = (),
+    reload_s: int = 0,
+    grid: str | None = None,
+) -> str:
+    """The page as text, from results and their comparison; `first` and `last` are sections of HTML."""
     runs = results.runs.assign(variant=tables.label_variants(results.runs))
     tasks = list(dict.fromkeys(table["task"]))
-    body = [_header(runs, table)]
+    body = [_header(runs, table, title=title), filters.controls(runs), *first]
     for number, task in enumerate(tasks):
         of_task = runs[runs["task"] == task]
-        body.append(_task_section(results, of_task, table[table["task"] == task], key=f"t{number}"))
-    body += [_how_counted(), _runs_section(runs), _environment(runs)]
-    title = escape(f"{' and '.join(map(str, tasks))}: {_count(table['method'].nunique(), 'method')} compared")
+        body.append(_section(results, of_task, table[table["task"] == task], f"t{number}", grid))
+    body += [*last, _how_counted(), _runs_section(runs), _environment(runs)]
+    methods = _count(table["method"].nunique(), "method")
+    title = escape(title or f"{' and '.join(map(str, tasks))}: {methods} compared")
     return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<!doctype html>\n<html lang="en" data-reload="{reload_s}">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{title}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{title}</title>\n<style>{CSS}{filters.CSS}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(body)
-        + "\n</main>\n</body>\n</html>\n"
+        + f"\n</main>\n<script>{filters.SCRIPT}</script>\n</body>\n</html>\n"
     )
 
 
-def _header(runs: pd.DataFrame, table: pd.DataFrame) -> str:
+def _header(runs: pd.DataFrame, table: pd.DataFrame, *, title: str | None) -> str:
     tasks = " and ".join(f"<em>{escape(str(t))}</em>" for t in dict.fromkeys(table["task"]))
     seeds = sorted(set(runs["seed"]))
     open_runs = int((~runs["finished"].astype(bool)).sum())
@@ -95,31 +114,35 @@ def _header(runs: pd.DataFrame, table: pd.DataFrame) -> str:
     methods = _count(table["method"].nunique(), "method")
     return (
         '<header><p class="kicker">Federated learning on weak devices</p>'
-        f"<h1>{methods} on {tasks}</h1>"
+        f"<h1>{escape(title) if title else f'{methods} on {tasks}'}</h1>"
         f'<p class="facts">{" · ".join(facts)}</p><p class="names">{names}</p></header>'
     )
 
 
-def _task_section(results: Results, runs: pd.DataFrame, table: pd.DataFrame, *, key: str) -> str:
+def _section(results: Results, runs: pd.DataFrame, table: pd.DataFrame, key: str, grid: str | None) -> str:
     task = str(table["task"].iloc[0])
     figures = curves.accuracy_pictures(results, task=task, key=key)
     paretos = [curves.pareto_picture(table, axis=a, key=f"{key}-pareto-{a}") for a in ("joules", "bytes")]
     figures += [picture for picture in paretos if picture is not None]
     figures += plans.plan_pictures(results, runs, key=key)
+    figures += weights.weight_pictures(results, runs, key=key)
     figures += _partition_pictures(results, runs, key=key)
     parts = [
-        f'<section><h2>{escape(task)}</h2><p class="setting">{escape(_setting(runs))}</p>',
+        f'<section data-task="{escape(task)}"><h2>{escape(task)}</h2>',
+        f'<p class="setting">{escape(_setting(runs))}</p>',
         _tiles(table),
         "<h3>Comparison</h3>",
         _comparison(table),
         _notes(runs, table),
         f"<h3>{tables.WHOLE_RUN}</h3>",
         _whole_run(table),
+        energy.energy_table(runs, grid=grid),
         '<h3>Accuracy and what it costs</h3><div class="figures">',
         *(figure(picture) for picture in figures),
         "</div>",
     ]
     counted = tables.compared(results)
+    parts.append(pictures.section(results, runs, key=key))
     parts.append(_ledger_table(results, counted[counted["task"] == task]))
     return "\n".join(parts) + "</section>"
 
@@ -258,9 +281,8 @@ def _partition_pictures(results: Results, runs: pd.DataFrame, *, key: str) -> li
         extra = [f"{k.rsplit('.', 1)[-1]}={shown(run[k])}" for k in told if not k.endswith(".name")]
         title += f" ({', '.join(extra)})" if extra else ""
         counts = results.partitions[str(run["run_id"])]
-        found.append(
-            curves.label_picture(counts, title=f"{title}, seed {run['seed']}", key=f"{key}-part{number}")
-        )
+        title, several = f"{title}, seed {run['seed']}", run["metric"] != "accuracy"
+        found.append(curves.label_picture(counts, title=title, key=f"{key}-part{number}", several=several))
     return found
 
 
@@ -334,7 +356,8 @@ def _run_details(run: Mapping[Hashable, Any]) -> str:
     summary = (
         f"<summary><span>{escape(told)}</span>{state}<span class='aside'>{escape(reached)}</span></summary>"
     )
-    return f"<details>{summary}{body}</details>"
+    of = f'data-task="{escape(str(run["task"]))}" data-variant="{escape(str(run["variant"]))}"'
+    return f"<details {of}>{summary}{body}</details>"
 
 
 def _environment(runs: pd.DataFrame) -> str:
@@ -362,7 +385,7 @@ def _span(values: "pd.Series[Any]") -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Whole or not at all: a reader never sees half a page."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:

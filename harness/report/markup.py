@@ -3,9 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, Final
 
 from harness.report.curves import Picture
+
+NOTHING: Final = ("—", "not reached", "not at this scale")
+"""Texts of cells without a value, shown faintly."""
 
 
 def pairs_list(pairs: Mapping[str, Any]) -> str:
@@ -43,15 +46,22 @@ def figure(picture: Picture) -> str:
 
 def table_of(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
     """A plain table whose first `left` columns are text and the others numbers."""
-    kinds = [class_of("num" if i >= left else "") for i in range(len(head))]
-    titles = "".join(f'<th scope="col"{k}>{escape(t)}</th>' for k, t in zip(kinds, head, strict=True))
+    kinds = ["num" if i >= left else "" for i in range(len(head))]
+    titles = "".join(
+        f'<th scope="col"{class_of(k)}>{escape(t)}</th>' for k, t in zip(kinds, head, strict=True)
+    )
     lines = (
         f'<th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds[1:], row[1:], strict=True))
+        + "".join(_cell(cell, kind) for kind, cell in zip(kinds[1:], row[1:], strict=True))
         for row in rows
     )
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return scroll(f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody>", "plain")
+
+
+def _cell(text: str, kind: str) -> str:
+    missing = "none" if text in NOTHING else ""
+    return f"<td{class_of(f'{kind} {missing}')}>{escape(text)}</td>"
 
 
 def scroll(inner: str, kind: str) -> str:

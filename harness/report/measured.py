@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.config import NOT_HASHED, Config, as_dict, nearest, require
+from harness.config import ADDED, NOT_HASHED, Config, as_dict, nearest, require
 from harness.report.frames import AXES, Results, flatten
 from harness.run.sweep import Cell, expand, read_sections
 
@@ -139,14 +139,19 @@ def _samples(cfg: Config, question: Question, results: Results) -> dict[int, tup
 
 
 def _settings(row: Row) -> dict[str, object]:
-    """The keys of a run's row that may change a result; null ones left out, as tables blur them."""
-    left_out = tuple(f"config.{key}" for key in (*NOT_HASHED, "runtime"))
+    """The keys of a run's row that may change a result; null ones left out, as tables blur them.
+
+    So are keys that older runs lack, where they stand for the same.
+    """
+    plain = row.get("config.compression.name", "none") == "none"
+    left_out = tuple(f"config.{key}" for key in (*NOT_HASHED, "runtime", *(["compression"] if plain else [])))
+    added = {f"config.method.{key}": default for key, default in flatten(ADDED).items()}
     return {
         str(key): value
         for key, value in row.items()
         if str(key).startswith("config.")
         and not any(key == out or str(key).startswith(f"{out}.") for out in left_out)
-        and not (value is None or value != value)
+        and not (value is None or value != value or added.get(str(key)) == value)
     }
 
 

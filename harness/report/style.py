@@ -56,10 +56,20 @@ tbody th { font-weight: 600; background: var(--paper); position: sticky; left: 0
 .notes { padding: 0; margin-top: 0.8rem; list-style: none; color: var(--soft); font-size: 0.88rem; }
 .notes li { margin-top: 0.15rem; overflow-wrap: anywhere; }
 .figures { display: grid; gap: 1.1rem; }
+.notes + .figures { margin-top: 1.4rem; }
 .figures { grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); }
 figure { background: var(--card); border-radius: 12px; padding: 1.1rem 1.2rem; min-width: 0; }
+.pictures { display: grid; gap: 1.1rem; }
+.pictures figure { overflow-x: auto; }
+.pictures svg { min-width: 640px; }
 figure svg { display: block; width: 100%; height: auto; color: var(--ink); }
 figcaption { color: var(--soft); font-size: 0.86rem; margin-top: 0.6rem; line-height: 1.45; }
+.claims th, .claims td { white-space: normal; vertical-align: top; }
+.claims td { min-width: 7rem; }
+.claims tbody th { width: 55%; min-width: 14rem; }
+.claims tbody th small { font-weight: 400; color: var(--soft); margin-left: 0.4em; }
+.claims tbody th span { display: block; font-weight: 400; margin-top: 0.15rem; }
+.scroll + details { margin-top: 1rem; }
 details { border-top: 1px solid var(--line); }
 details:last-of-type { border-bottom: 1px solid var(--line); }
 section > details:first-of-type { margin-top: 1rem; }

@@ -23,12 +23,14 @@ from harness.types import ConfigError
 
 UNITS: Final[Mapping[str, Sequence[tuple[float, str]]]] = {
     "bytes": ((1.0, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"), (1e15, "PB")),
+    "uploads": ((1.0, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"), (1e15, "PB")),
     "flops": ((1e6, "MFLOP"), (1e9, "GFLOP"), (1e12, "TFLOP"), (1e15, "PFLOP"), (1e18, "EFLOP")),
     "joules": ((1e-3, "mJ"), (1.0, "J"), (1e3, "kJ"), (1e6, "MJ"), (1e9, "GJ")),
     "sim_s": ((1e-3, "ms"), (1.0, "s"), (60.0, "min"), (3600.0, "h"), (86400.0, "days")),
 }
 TITLES: Final = {
     "bytes": "Traffic",
+    "uploads": "Uploads",
     "flops": "Client compute",
     "joules": "Client energy",
     "sim_s": "Simulated time",
@@ -94,10 +96,12 @@ def differing(runs: pd.DataFrame, keys: Sequence[str]) -> list[str]:
 
 
 def label_variants(runs: pd.DataFrame) -> "pd.Series[str]":
-    """A readable name for each run: its method, and the settings in which its method's variants differ.
+    """A readable name for each run: its own, or its method and the settings in which its variants differ.
 
     Two runs of a task have the same name exactly when they have the same method and digest.
     """
+    if "name" in runs:
+        return _unique(runs, runs["name"])
     labels = pd.Series("", index=runs.index, dtype=object)
     keys = hashed_keys(runs)
     for _, group in runs.groupby(["task", "method"], sort=False):
@@ -118,12 +122,21 @@ def _short_key(column: str) -> str:
 
 
 def telling(variants: pd.DataFrame, keys: Sequence[str]) -> list[str]:
-    """All of up to three differing settings; of more, the fewest that tell the variants apart."""
+    """All of up to three differing settings; of more, up to four that together tell most variants apart."""
     ordered = sorted(keys, key=lambda key: SECTIONS.index(key.split(".")[1]))
     if len(ordered) <= 3:
         return ordered
-    counts = [len(variants[ordered[:n]].map(repr).drop_duplicates()) for n in (1, 2, 3)]
-    return ordered[: 1 + counts.index(max(counts))]
+    chosen: list[str] = []
+
+    def told(key: str) -> int:
+        return len(variants[[*chosen, key]].map(repr).drop_duplicates())
+
+    for _ in range(4):
+        best = max((key for key in ordered if key not in chosen), key=told, default=None)
+        if best is None or (chosen and told(best) == told(chosen[-1])):
+            break
+        chosen.append(best)
+    return [key for key in ordered if key in chosen]
 
 
 def _unique(runs: pd.DataFrame, labels: "pd.Series[str]") -> "pd.Series[str]":
@@ -286,14 +299,18 @@ def to_markdown(table: pd.DataFrame) -> str:
     for task, of_task in table.groupby("task", sort=False):
         shown = display(of_task)
         head = [title if not group else f"{group}: {title}" for group, title in pairs_of(shown)]
-        lines = [head, ["---"] * len(head), *shown.to_numpy().tolist()]
-        body = ["| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in lines]
-        parts.append(f"## {task}\n\n" + "\n".join(body) + "\n")
+        parts.append(f"## {task}\n\n{markdown(head, shown.to_numpy().tolist())}\n")
     return "\n".join(parts)
 
 
+def markdown(head: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
+    """One Markdown table."""
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(str(c).replace("|", "\\|") for c in row) + " |" for row in rows)
+
+
 def to_csv(table: pd.DataFrame) -> str:
-    """The numbers of a comparison, base units, full precision."""
+    """The numbers of a table, full precision."""
     text = io.StringIO()
     table.to_csv(text, index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
     return text.getvalue()

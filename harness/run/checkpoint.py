@@ -92,12 +92,13 @@ def restore(folder: Path) -> Restored | None:
 
 
 def read_weights(source: Path, *, key: str) -> dict[str, torch.Tensor]:
-    """Named tensors of a run (its folder), or of a file that torch.save made of a state_dict.
+    """Named tensors of a run (its folder, or one that holds but one run), or of a torch.save'd state_dict.
 
     `key` names the setting in errors. Raises ConfigError where there are none.
     """
     if source.is_dir():
-        found = restore(source)
+        inside = sorted(source.glob(f"*/{CURRENT}"))
+        found = restore(inside[0].parents[1] if len(inside) == 1 else source)
         if found is None:
             raise ConfigError(f"{key}={source}: holds no checkpoint; give a run's folder or a weights file")
         tree = load_bytes(found.state)["method"]

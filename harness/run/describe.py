@@ -5,9 +5,11 @@ from typing import Any
 
 from harness.config import Config
 from harness.data.tasks import load_task
+from harness.exchange.compression import Compressor
 from harness.learning.profile import profile
 from harness.learning.workplace import Workplace
 from harness.run.method import Exchange, load_method
+from harness.run.traffic import compressor_for, predicted
 
 
 def describe(cfg: Config) -> dict[str, Any]:
@@ -35,19 +37,22 @@ def describe(cfg: Config) -> dict[str, Any]:
             }
             for p in profiles
         ],
-        "exchanges": exchange_rows(method.exchanges(num_examples)),
+        "exchanges": exchange_rows(method.exchanges(num_examples), compressor_for(method, cfg.compression)),
         **method.tables(),
     }
 
 
-def exchange_rows(exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:
+def exchange_rows(
+    exchanges: Sequence[Exchange], compressor: Compressor | None = None
+) -> list[dict[str, Any]]:
     """Bytes of each exchange, counted on the payloads themselves."""
     return [
         {
             "endpoint": e.endpoint.__name__,
             "submodel": e.submodel,
-            "rx_bytes": e.times * e.down.num_bytes,
-            "tx_bytes": e.times * e.up.num_bytes,
+            "rx_bytes": e.times * moved.rx_bytes,
+            "tx_bytes": e.times * moved.tx_bytes,
         }
         for e in exchanges
+        for moved in [predicted(e, compressor)]
     ]

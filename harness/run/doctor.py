@@ -1,6 +1,7 @@
-"""What this machine offers a run. Looks and starts nothing: no Ray, no work on a GPU, no network."""
+"""What this machine offers a run, and how a cluster differs. Looks and starts nothing: no Ray, no network."""
 
 import os
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,19 @@ def examine() -> dict[str, str]:
         "HARNESS_DATA_DIR": os.environ.get("HARNESS_DATA_DIR") or "not set",
     }
     return found | {f"data: {name}": where or "not found" for name, where in available()}
+
+
+def compare(here: Mapping[str, str], nodes: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """A line for each node of a cluster: in which versions it differs from this machine."""
+    lines = {}
+    for name, there in nodes.items():
+        told = [
+            f"{what} {there.get(what, 'none')}, here {own}"
+            for what, own in here.items()
+            if there.get(what) != own
+        ]
+        lines[f"node {name}"] = "; ".join(told) if told else f"as here: {', '.join(here)}"
+    return lines
 
 
 def installed(package: str) -> str:

@@ -2,25 +2,31 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from harness.config import Config, require
-from harness.cost.carbon import carbon_g
 from harness.cost.submodel import SubmodelProfile
 from harness.data.partition import Partition, partition
+from harness.data.partition_objects import objects_held, objects_of
 from harness.data.task import Splits, Task
 from harness.data.tasks import load_task
 from harness.exchange.worker import Job
 from harness.learning.workplace import Workplace
+from harness.run.energy import check_energy, energy_meter, summarize_energy, with_energy
 from harness.run.method import load_method
 from harness.run.records import COSTS, Summary
 from harness.run.runtime import EngineLost, Running, Runtime
 from harness.run.sinks import Sink
 from harness.run.store import RunStore, finished_summary
+from harness.run.traffic import submodels_of
 from harness.scheduling.fleet import build_fleet, server_profile
 from harness.scheduling.policies import check_policy, load_policy
 from harness.scheduling.scheduler import Scheduler
@@ -70,12 +76,27 @@ def execute(cfg: Config, *, runtime: Runtime, sinks: Sequence[Sink] = ()) -> Sum
 
 def picture_of(shards: Partition, *, task: Task, splits: Splits) -> dict[str, Any]:
     """Who holds what, for the report: of the first PICTURED clients where there are more."""
-    counts = shards.label_counts(splits.train.targets, num_classes=task.num_classes)
-    return {
+    targets = splits.train.targets
+    counts = examples_by_class(shards, task=task, targets=targets)
+    found = {
         "sizes": shards.sizes[:PICTURED].tolist(),
         "remainder": len(shards.remainder),
         "label_counts": counts[:PICTURED].tolist(),
     }
+    if task.kind != "classification":
+        held = objects_held(objects_of(task, targets), rows=shards.rows, sizes=shards.sizes)
+        found["object_counts"] = held[:PICTURED].tolist()
+    return found
+
+
+def examples_by_class(shards: Partition, *, task: Task, targets: NDArray[Any]) -> NDArray[np.int64]:
+    """[K, C] examples of each client that show a class: each has one label, or things of several classes."""
+    if task.kind == "classification":
+        return shards.label_counts(targets, num_classes=task.num_classes)
+    counts = np.zeros((len(shards), task.num_classes), np.int64)
+    client = np.repeat(np.arange(len(shards)), shards.sizes)
+    np.add.at(counts, client, task.class_counts(targets)[shards.rows] > 0)
+    return counts
 
 
 def state_folder(cfg: Config, folder: Path) -> Path:
@@ -90,6 +111,12 @@ def state_folder(cfg: Config, folder: Path) -> Path:
 def preflight(cfg: Config) -> Task:
     """Everything that can be wrong with a configuration, found without data. Raises ConfigError."""
     task = load_task(cfg.task)
+    require(
+        task.kind == "classification" or cfg.partition.name != "views",
+        f"partition.name=views changes images but not where things lie in them, which task {cfg.task.name} is "
+        "about; use another rule, such as iid",
+    )
+    check_energy(cfg.log)
     load_policy(cfg.scheduler.policy)
     build_fleet(cfg.fleet, num_clients=min(cfg.partition.num_clients, 1), seed=0)
     server_profile(cfg.fleet)
@@ -102,7 +129,7 @@ def preflight(cfg: Config) -> Task:
     if not wants_gpu or torch.cuda.is_available():
         place = Workplace(cfg, task=task, splits=None, threads=cfg.runtime.server_threads)
         method = load_method(cfg.method.name)(cfg.method, place)
-        submodels = method.submodels()
+        submodels = submodels_of(method, cfg.compression)
         check_roles(cfg, submodels=submodels, required=method.required())
         check_policy(cfg.scheduler, submodels, total=cfg.partition.num_clients)
     return task
@@ -128,10 +155,11 @@ def partition_for(cfg: Config, *, task: Task, splits: Splits) -> Partition:
     train = splits.train
     return partition(
         cfg.partition,
-        targets=train.targets,
+        targets=task.labels(train.targets),
         writers=train.writers,
         num_classes=task.num_classes,
         seed=cfg.run.seed,
+        objects=objects_of(task, train.targets) if cfg.partition.name == "object_counts" else None,
     )
 
 
@@ -140,21 +168,23 @@ def play(job: Job, *, runtime: Runtime, store: RunStore, sinks: Sequence[Sink]) 
     engine = runtime.start(job, restored=store.restored)
     retries = 0
     round = store.next_round
-    while round < job.cfg.run.num_rounds:
-        try:
-            commit = engine.run_round(round)
-        except EngineLost:
-            retries += 1
-            if retries > job.cfg.runtime.max_retries:
-                raise
-            engine, round = restart(job, runtime=runtime, store=store)
-            continue
-        store.commit(commit)
-        for sink in sinks:
-            sink.write(commit.record, commit.timings)
-        round += 1
-        if commit.done:
-            break
+    with closing(energy_meter(job.cfg.log)) as meter:
+        while round < job.cfg.run.num_rounds:
+            try:
+                commit = engine.run_round(round)
+            except EngineLost:
+                retries += 1
+                if retries > job.cfg.runtime.max_retries:
+                    raise
+                engine, round = restart(job, runtime=runtime, store=store)
+                continue
+            commit = replace(commit, timings=with_energy(commit.timings, meter))
+            store.commit(commit)
+            for sink in sinks:
+                sink.write(commit.record, commit.timings)
+            round += 1
+            if commit.done:
+                break
 
 
 def restart(job: Job, *, runtime: Runtime, store: RunStore) -> tuple[Running, int]:
@@ -173,7 +203,7 @@ def summarize(
 ) -> dict[str, Any]:
     """What `--json` prints: last metrics, totals, the test result at the round of best val, wall times.
 
-    `carbon_g` is the modelled energy of all parties at FPL's intensity (harness/cost/carbon.py).
+    `energy` is that of all parties, modelled and measured, and the carbon it stands for at `log.grid`.
     """
     last = records[-1]
     measured = [r for r in records if f"val/{metric}" in r]
@@ -182,7 +212,8 @@ def summarize(
     wall = [t["time/wall_s"] for t in timings]
     final = measured[-1] if measured else last
     totals = {name: last[f"cost/{name}_total"] for name in COSTS} | {"sim_s": last["time/sim_s_total"]}
-    totals["carbon_g"] = carbon_g(totals["client_j"] + totals["server_j"])
+    energy = summarize_energy(cfg.log, modelled_j=totals["client_j"] + totals["server_j"], timings=timings)
+    totals["carbon_g"] = energy["modelled_g"]
     return {
         "run_id": cfg.run_id,
         "method": cfg.method.name,
@@ -191,6 +222,7 @@ def summarize(
         "rounds": len(records),
         "metrics": {k: v for k, v in final.items() if k.split("/")[0] in ("eval", "val", "train")},
         "totals": totals,
+        "energy": energy,
         "best": {key: best[key] for key in keys} if best else {},
         "timings": {"wall_s": time.perf_counter() - started, "median_round_s": median(wall) if wall else 0.0},
     }

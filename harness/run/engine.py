@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from harness.cost.ledger import Ledger
 from harness.cost.submodel import SubmodelProfile
 from harness.exchange.cohort import Cohort, Party
+from harness.exchange.compression import remembers
 from harness.exchange.flights import Flight
 from harness.exchange.states import StateStore
 from harness.exchange.transport import Transport, WorkerLost
@@ -20,8 +21,10 @@ from harness.exchange.worker import Job
 from harness.learning.seeding import derive
 from harness.learning.workplace import Workplace
 from harness.run import checkpoint
+from harness.run.energy import CPU_KEY
 from harness.run.method import load_method
 from harness.run.records import Commit
+from harness.run.traffic import submodels_of
 from harness.scheduling.fleet import build_fleet, server_profile
 from harness.scheduling.plan import RoundPlan
 from harness.types import SERVER, ClientId, Phase, Status, SubmodelId
@@ -34,6 +37,7 @@ class Planner(Protocol):
     def observe(self, clients: NDArray[np.int64], joules: NDArray[np.float64], *, seconds: float) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def cpu_s(self) -> Mapping[str, float]: ...
 
 
 class Engine:
@@ -48,7 +52,7 @@ class Engine:
         self.scheduler = scheduler
         self.place = Workplace(cfg, task=job.task, splits=job.splits, threads=cfg.runtime.server_threads)
         self.method = load_method(cfg.method.name)(cfg.method, self.place)
-        self.submodels = self.method.submodels()
+        self.submodels = submodels_of(self.method, cfg.compression)
         self.store = StateStore(job.state_dir)
         self.party = Party(
             client_class=job.client_class,
@@ -58,6 +62,7 @@ class Engine:
             transport=transport,
             ledger=Ledger(),
             place=self.place,
+            remembers=remembers(cfg.compression),
         )
         self.now = 0.0
         self._retired: dict[int, list[tuple[ClientId, str]]] = {}
@@ -66,6 +71,7 @@ class Engine:
         if restored is not None:
             self._restore(checkpoint.load_bytes(restored))
         self._start = self._snapshot()
+        self._cpu_s = self._read_cpu_s()
 
     def run_round(self, round: int) -> Commit:
         """Play one round, again if workers were lost. Raises WorkerLost after runtime.max_retries replays."""
@@ -89,7 +95,24 @@ class Engine:
         if due:
             self._drop_retired(round)
         timings = {"round": round, "time/wall_s": time.perf_counter() - started, "retries": retries, **walls}
-        return Commit(round, record, timings, frame, dumped, done=last)
+        timings |= self._take_cpu_s()
+        shown = self.place.shown if last else None
+        return Commit(round, record, timings, frame, dumped, done=last, shown=shown)
+
+    def _read_cpu_s(self) -> dict[str, float]:
+        """CPU seconds so far of every process that works for the run, by its name."""
+        if self.cfg.log.energy == "none":
+            return {}
+        try:
+            return {"engine": time.process_time(), **self.scheduler.cpu_s(), **self.transport.cpu_s()}
+        except WorkerLost:
+            return {}  # the next round will find out, and this one cannot be told
+
+    def _take_cpu_s(self) -> dict[str, float]:
+        """Those of a round; a process that is new was started for it."""
+        before, self._cpu_s = self._cpu_s, self._read_cpu_s()
+        used = sum(seconds - before.get(name, 0.0) for name, seconds in self._cpu_s.items())
+        return {CPU_KEY: used} if before and self._cpu_s else {}
 
     def _play(self, round: int) -> tuple[dict[str, int | float], Any, dict[str, float]]:
         # What a method draws from torch's own generator (dropout at the server) depends on nothing before.

@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from harness.types import ConfigError
 
 
@@ -34,6 +37,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data` all at once."""
     with replacing(path) as handle:
         handle.write(data)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Replace `path` by an .npz of plain arrays."""
+    with replacing(path) as handle:
+        np.savez_compressed(handle, allow_pickle=False, **arrays)
 
 
 def write_json(path: Path, tree: Mapping[str, Any]) -> None:

@@ -5,12 +5,13 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 import lightning as L
 
-from harness.config import MethodConfig, nearest
+from harness.config import MethodConfig, nearest, require
 from harness.cost.submodel import SubmodelProfile
+from harness.data.task import Kind
 from harness.exchange.client import Client
 from harness.exchange.cohort import Cohort
 from harness.exchange.payloads import FULL as FULL
@@ -44,11 +45,19 @@ class Method(ABC, Generic[C, CfgT]):
     """Its hyper-parameters, with sources."""
     Client: ClassVar[type[Client[Any]]]
     """Its clients' side."""
+    kinds: ClassVar[tuple[Kind, ...]] = get_args(Kind)
+    """Of tasks that it works on; one that looks at logits, or cuts a network, names classification alone."""
 
     def __init__(self, cfg: CfgT, place: Workplace) -> None:
         """Cheap and free of data: `describe` builds methods too. Raises ConfigError for a bad `cfg`."""
         self.cfg = cfg
         self.place = place
+        task = place.task
+        require(
+            task.kind in self.kinds,
+            f"task.name={task.cfg.name}: {type(self).__name__} works on {' and '.join(self.kinds)}, got a "
+            f"{task.kind} task; use another method, such as fedavg",
+        )
 
     @abstractmethod
     def models(self) -> Mapping[str, Callable[[], L.LightningModule]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from numpy.typing import NDArray
 
 from harness.cost.ledger import COSTS, LEDGER_COLUMNS
 
@@ -27,6 +28,8 @@ class Commit:
     """The whole state after this round (torch.save of tensors and plain values), where one is due."""
     done: bool = False
     """The target was reached: no further round."""
+    shown: Mapping[str, NDArray[Any]] | None = None
+    """Test pictures with predictions (`evaluation.show`), after the last round of tasks that have some."""
 
 
 Summary = Mapping[str, Any]

@@ -26,6 +26,7 @@ from harness.run.files import (
     read_json,
     read_lines,
     remove_temporaries,
+    write_arrays,
     write_bytes,
     write_json,
 )
@@ -33,6 +34,12 @@ from harness.run.ledger_files import compact, cut, write_segment
 from harness.run.lock import RunLock
 from harness.run.records import Commit, Summary
 from harness.types import ConfigError
+
+STOPPED = "stopped.json"
+"""In the folder of a run that a search gave up early: it is not finished, and not merely interrupted."""
+
+SHOWN = "predictions.npz"
+"""In the folder of a finished run whose task has pictures to show: some of them, with predictions."""
 
 
 def run_folder(cfg: Config) -> Path:
@@ -82,6 +89,8 @@ class RunStore:
         if commit.round != self.next_round:
             raise ValueError(f"round {commit.round} committed where round {self.next_round} is due")
         self._lock.check()
+        if commit.shown is not None:
+            write_arrays(self.folder / SHOWN, commit.shown)
         self._timings.append({"round": commit.round, **commit.timings})
         self._rounds.append({"round": commit.round, **commit.record})
         self._rounds.sync()
@@ -206,6 +215,7 @@ def _compare(folder: Path, cfg: Config, partition: Mapping[str, Any]) -> None:
 
 def _cut(folder: Path, *, next_round: int) -> None:
     """Drop whatever is newer than the checkpoint, and what a kill left half done."""
+    (folder / STOPPED).unlink(missing_ok=True)
     for part in (".", "ledger", "checkpoint", "checkpoint.prev"):
         remove_temporaries(folder / part)
     cut(folder / "ledger", next_round)

@@ -1,4 +1,4 @@
-"""A sweep: one YAML of base, variants, grid and scales -> checked configurations, run one after another.
+"""A sweep: one YAML of base, variants, grid and scales -> checked configurations.
 
     name: demo
     base: {task: digits, run: {num_rounds: 20}}              # what all cells share; sections or dotted keys
@@ -7,18 +7,17 @@
     scales: {smoke: {run.num_rounds: 2, run.seed: [0]}}      # win over base, variants and grid
 
 Later ones win: base, variant, scale, the scale's own `variants: {fedavg: {...}}`, grid, `--set` words. A
-scale or a word replaces the list of a grid key; `variant` is such a key too.
+scale or a word replaces the list of a grid key; `variant` is such a key too. A section `search` looks for
+good values of further keys (harness/run/sweep_search.py), `printed` is what a paper reports
+(harness/report/printed.py).
 """
 
 import copy
 import dataclasses
 import itertools
-import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any, Final, TypeGuard
 
 import yaml
@@ -26,17 +25,14 @@ import yaml
 from harness import loading
 from harness.config import Config, nearest, require
 from harness.loading import SHORTHANDS
-from harness.run.driver import execute, preflight
 from harness.run.method import method_config
-from harness.run.runtime import Runtime
-from harness.run.sinks import Sink
-from harness.run.store import finished_summary
 from harness.types import ConfigError
 
-SECTIONS: Final = ("name", "description", "base", "variants", "grid", "scales")
+SECTIONS: Final = ("name", "description", "base", "variants", "grid", "scales", "search", "printed")
 SCALES: Final = ("smoke", "small", "paper")
 """Does it work at all; does it show the effect; the numbers that a paper reports."""
 VARIANT: Final = "variant"
+SEARCH: Final = "search"
 
 Tree = dict[str, Any]
 
@@ -53,15 +49,6 @@ class Cell:
     """Value of every grid key, and of `variant` where the sweep has some."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A cell that did not end well."""
-
-    cell: Cell
-    reason: str
-    """One line."""
-
-
 def expand(file: Path, *, scale: str | None = None, words: Sequence[str] = ()) -> list[Cell]:
     """Every cell of the sweep in `file`, in the order they run: variants outermost, last grid key innermost.
 
@@ -76,6 +63,8 @@ def expand(file: Path, *, scale: str | None = None, words: Sequence[str] = ()) -
         raise ConfigError(f"{file}: no scale {scale!r}{known}")
     overrides = {} if scale is None else dict(scales[scale] or {})
     scaled = overrides.pop("variants", None) or {}
+    overrides.pop(SEARCH, None)
+    words = [word for word in words if not word.startswith(f"{SEARCH}.")]
     axes, fixed = _axes(sections, overrides, words, file=file)
     told = [key for key, values in axes.items() if len(values) > 1]
     name = str(sections["name"] or file.stem)
@@ -112,7 +101,7 @@ def read_sections(file: Path) -> Tree:
     for key in found:
         require(key in SECTIONS, f"{file}: unknown section {key!r}{nearest(str(key), SECTIONS)}")
     sections: Tree = {key: found.get(key) for key in SECTIONS}
-    for key in ("base", "variants", "grid", "scales"):
+    for key in ("base", "variants", "grid", "scales", "search"):
         sections[key] = _mapping(sections[key], f"{file}: {key}")
     for part in ("variants", "scales"):
         for key, value in sections[part].items():
@@ -124,48 +113,6 @@ def read_sections(file: Path) -> Tree:
             require(name in known, f"{where}: unknown variant {name!r}{nearest(str(name), known)}")
             _mapping(value, f"{where}.{name}")
     return sections
-
-
-def run_cells(
-    cells: Sequence[Cell],
-    *,
-    runtime: Runtime,
-    make_sinks: Callable[[Config], Sequence[Sink]],
-    say: Callable[[str], None],
-) -> list[Failure]:
-    """Run the cells that are not finished yet; the failed ones are told and returned, the others go on.
-
-    Raises ConfigError before the first run where a cell is one that no run can satisfy, and lets
-    KeyboardInterrupt through: the same sweep goes on from there.
-    """
-    _preflight(cells)
-    failures: list[Failure] = []
-    walls: list[float] = []
-    todo = [cell for cell in cells if not _finished(cell)]
-    for number, cell in enumerate(cells, start=1):
-        head = f"cell {number}/{len(cells)}: {cell.label}"
-        if cell not in todo:
-            say(f"{head}: finished before, skipped")
-            continue
-        say(f"{head} ({cell.cfg.run_id}{_eta(walls, len(todo) - len(walls) - len(failures))})")
-        started = time.perf_counter()
-        try:
-            summary = execute(cell.cfg, runtime=runtime, sinks=make_sinks(cell.cfg))
-        # Whatever went wrong in one cell, the others may be worth hours.
-        except Exception as error:
-            failures.append(Failure(cell, reason=_reason(error)))
-            known = isinstance(error, ConfigError)
-            say(f"{head}: FAILED, {failures[-1].reason}" + ("" if known else f"\n{traceback.format_exc()}"))
-            continue
-        walls.append(time.perf_counter() - started)
-        metrics = summary["metrics"].items()
-        told = [f"{key} {value:.4g}" for key, value in metrics if key.startswith("eval/")]
-        say(f"{head}: done in {_duration(walls[-1])}; {', '.join(told)}")
-    finished = len(cells) - len(todo)
-    say(f"{len(walls)} run, {finished} finished before, {len(failures)} failed")
-    for failure in failures:
-        say(f"FAILED {failure.cell.label}: {failure.reason}")
-    return failures
 
 
 def _axes(
@@ -247,22 +194,6 @@ def _check_distinct(cells: Sequence[Cell], *, file: Path) -> None:
             raise ConfigError(f"{file}: cells {other} and {cell.label} are one run, {cell.cfg.run_id}")
 
 
-def _preflight(cells: Sequence[Cell]) -> None:
-    for cell in {cell.cfg.digest: cell for cell in reversed(cells)}.values():
-        try:
-            preflight(cell.cfg)
-        except ConfigError as error:
-            raise ConfigError(f"cell {cell.label}: {error}") from None
-
-
-def _finished(cell: Cell) -> bool:
-    try:
-        return finished_summary(cell.cfg) is not None
-    except ConfigError:
-        # Damaged: running the cell says so, as a failure of this cell alone.
-        return False
-
-
 def _setting(key: str, value: object) -> str:
     short = {path: word for word, path in SHORTHANDS.items()}.get(key, key)
     return str(value) if key == VARIANT else f"{short}={value}"
@@ -271,19 +202,3 @@ def _setting(key: str, value: object) -> str:
 def _mapping(value: object, what: str) -> Tree:
     require(value is None or isinstance(value, dict), f"{what}: must hold `key: value` lines, got {value!r}")
     return dict(value) if isinstance(value, dict) else {}
-
-
-def _reason(error: Exception) -> str:
-    told = " ".join(str(error).split())
-    return told if isinstance(error, ConfigError) else f"{type(error).__name__}: {told}"
-
-
-def _eta(walls: Sequence[float], left: int) -> str:
-    # The median: the first cell also waited for actors to start.
-    return f"; about {_duration(left * median(walls))} left" if walls else ""
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -37,7 +37,7 @@ class Problem:
         self.examples = states.num_examples[clients]
         self.seen = states.examples_seen[clients]
         self.flops = np.array([kind.flops_train for kind in self.kinds], dtype=np.int64)
-        self.bytes = np.array([kind.num_bytes for kind in self.kinds], dtype=np.int64)
+        self.up, self.down = np.array([kind.traffic for kind in self.kinds], dtype=np.int64).reshape(-1, 2).T
         self.memory = np.array([kind.train_bytes for kind in self.kinds], dtype=np.float64)
 
     def __len__(self) -> int:
@@ -55,9 +55,8 @@ class Problem:
     def demand(self, kind: Ints) -> Demand:
         """Of an assignment [..., K] of submodels to clients."""
         flops = (self.flops[kind] * self.seen).astype(np.float64)
-        return demand_of(
-            self.devices, self.channel, flops=flops, num_bytes=self.bytes[kind].astype(np.float64)
-        )
+        up, down = (column[kind].astype(np.float64) for column in (self.up, self.down))
+        return demand_of(self.devices, self.channel, flops=flops, num_bytes=up, down_bytes=down)
 
     def order(self) -> Ints:
         """[K] rows by their least time for the largest submodel, ties by id."""
@@ -72,8 +71,7 @@ class Problem:
 
     def predict(self, kind: Ints, points: OperatingPoint) -> tuple[Cost, Floats, float]:
         """What the ledger will say: costs [K], joules with waiting [K], seconds."""
-        traffic = self.bytes[kind]
-        work = Work(flops=self.flops[kind] * self.seen, tx_bytes=traffic, rx_bytes=traffic)
+        work = Work(self.flops[kind] * self.seen, tx_bytes=self.up[kind], rx_bytes=self.down[kind])
         cost = price(work, self.devices, points)
         busy = np.asarray(cost.busy_s)
         seconds = float(busy.max(initial=0.0))

@@ -70,10 +70,17 @@ class Demand:
         return [getattr(self, f.name) for f in fields(self)]
 
 
-def demand_of(devices: DeviceProfile, channel: Channel | None, *, flops: Floats, num_bytes: Floats) -> Demand:
-    """FLOPs [..., K] and bytes each way [..., K] on devices [K]."""
+def demand_of(
+    devices: DeviceProfile,
+    channel: Channel | None,
+    *,
+    flops: Floats,
+    num_bytes: Floats,
+    down_bytes: Floats | None = None,
+) -> Demand:
+    """FLOPs [..., K] and bytes up [..., K] on devices [K]; bytes down [..., K] where they are others."""
     bits = 8.0 * num_bytes
-    down_s = bits / devices.rx_bps
+    down_s = (bits if down_bytes is None else 8.0 * down_bytes) / devices.rx_bps
     shape = np.broadcast_shapes(np.shape(flops), np.shape(bits))
     columns: list[Floats | None] = [
         flops / devices.flops_per_cycle,

@@ -58,6 +58,10 @@ class Scheduler:
             seed=self.cfg.run.seed,
         )
 
+    def cpu_s(self) -> Mapping[str, float]:
+        """CPU seconds of other processes: it has none."""
+        return {}
+
     def observe(
         self, clients: NDArray[np.int64], joules: NDArray[np.float64], *, seconds: float = 0.0
     ) -> None:

@@ -25,5 +25,5 @@ def test_the_papers_table_is_not_at_the_papers_intensity(row: str) -> None:
 
 
 def test_an_unknown_grid() -> None:
-    with pytest.raises(ConfigError, match="grid: unknown grid 'coil'; did you mean coal"):
+    with pytest.raises(ConfigError, match=r"log\.grid: unknown grid 'coil'; did you mean coal"):
         carbon_g(1, grid="coil")

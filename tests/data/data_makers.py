@@ -60,3 +60,51 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
     return path
+
+
+def write_photograph(path: Path, *, width: int = 60, height: int = 40) -> Path:
+    """A dark picture whose red value grows to the right."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 0] = np.linspace(0, 200, width).astype(np.uint8)
+    return write_png(path, pixels)
+
+
+def annotation(*objects: tuple[str, Sequence[float]], size: tuple[int, int] = (60, 40)) -> str:
+    """VOC's XML of (name, (xmin, ymin, xmax, ymax)); a name that ends in ! is difficult."""
+    told = "".join(
+        f"<object><name>{name.rstrip('!')}</name><difficult>{int(name.endswith('!'))}</difficult><bndbox>"
+        f"<xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax>"
+        "</bndbox></object>"
+        for name, box in objects
+    )
+    return f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size>{told}</annotation>"
+
+
+def write_mask(path: Path, classes: NDArray[np.uint8]) -> Path:
+    """A palette image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(classes, mode="P")
+    image.putpalette([value for index in range(256) for value in (index, 255 - index, 128)])
+    image.save(path)
+    return path
+
+
+def write_voc(root: Path, *, train: int = 8, val: int = 2, test: int = 3) -> None:
+    """Cats and dogs in turn, image i with 1 + i % 2 boxes; class 1 or 2 on the left half of a mask."""
+    names = [f"im{i:02}" for i in range(train + val + test)]
+    parts = {"train": names[:train], "val": names[train : train + val], "test": names[train + val :]}
+    for folder in ("Main", "Segmentation"):
+        (root / "ImageSets" / folder).mkdir(parents=True, exist_ok=True)
+        for part, members in parts.items():
+            if members:
+                (root / f"ImageSets/{folder}/{part}.txt").write_text("".join(f"{n}\n" for n in members))
+    (root / "Annotations").mkdir()
+    for i, name in enumerate(names):
+        write_photograph(root / f"JPEGImages/{name}.jpg")
+        pet = ("cat", "dog")[i % 2]
+        boxes = [(pet, (1, 1, 30, 20)), ("dog", (31, 21, 60, 40))][: 1 + i % 2]
+        (root / f"Annotations/{name}.xml").write_text(annotation(*boxes))
+        mask = np.zeros((40, 60), np.uint8)
+        mask[:, :30] = 1 + i % 2
+        mask[0] = 255
+        write_mask(root / f"SegmentationClass/{name}.png", mask)

@@ -308,6 +308,7 @@ def test_the_registry_and_its_suggestion() -> None:
         "dirichlet",
         "explicit_counts",
         "iid",
+        "object_counts",
         "quantity_skew",
         "shards",
         "views",

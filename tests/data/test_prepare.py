@@ -172,7 +172,8 @@ def test_failures_are_one_line(tmp_path: Path, mnist_hub: Path, serve: str) -> N
         with pytest.raises(DataError, match=reason) as error:
             prepare(name, source=source)
         assert "\n" not in str(error.value)
-    assert available_names() == {"digits", "synthetic", "npz"}
+    generated = {"synthetic", "shapes_detection", "shapes_segmentation"}
+    assert available_names() == {"digits", "npz", *generated}
 
 
 def test_what_cannot_be_fetched(tmp_path: Path) -> None:
@@ -209,7 +210,8 @@ def available_names() -> set[str]:
 
 def test_available(mnist_hub: Path, data_dir: Path) -> None:
     assert [name for name, _ in available()] == task_names()
-    assert available_names() == {"digits", "synthetic", "npz"}
+    generated = {"synthetic", "shapes_detection", "shapes_segmentation"}
+    assert available_names() == {"digits", "npz", *generated}
     entry = prepare("mnist", source=str(mnist_hub))
     assert dict(available())["mnist"] == str(entry)
     np.savez(data_dir / "cifar10.npz")

@@ -18,7 +18,7 @@ def test_a_shard_shows_its_view_of_its_rows() -> None:
     for name in ("crop", "erase", "vflip"):
         seen = Shard(task, train, rows, name).take(np.array([2, 0]))
         ids = torch.tensor([51, 3])
-        want = apply_view(name, plain.inputs[[2, 0]], ids=ids, black=torch.tensor(task.black))
+        want = apply_view(name, plain.inputs[[2, 0]], ids=ids, black=torch.tensor(task.black), classes=ids)
         assert torch.equal(seen.inputs, want)
         assert not torch.equal(seen.inputs, plain.inputs[[2, 0]])
 

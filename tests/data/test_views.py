@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.data.views import FPL_VIEWS, VIEWS, apply_view, check_names
+from harness.data.views import FPL_VIEWS, VIEWS, apply_view, check_names, seen_shape
 from harness.types import ConfigError
 
 BLACK = torch.tensor([-0.5, 2.0])
@@ -16,14 +16,14 @@ def images(count: int = 32, side: int = 28) -> Tensor:
 
 
 def see(name: str, inputs: Tensor, ids: Tensor) -> Tensor:
-    return apply_view(name, inputs, ids=ids, black=BLACK)
+    return apply_view(name, inputs, ids=ids, black=BLACK, classes=ids % 7)
 
 
 @pytest.mark.parametrize("name", sorted(VIEWS))
 def test_a_view_of_a_row_does_not_depend_on_its_batch(name: str) -> None:
     inputs, ids = images(), torch.arange(100, 132)
     whole = see(name, inputs, ids)
-    assert whole.shape == inputs.shape
+    assert tuple(whole.shape[1:]) == seen_shape(name, tuple(inputs.shape[1:]))
     some = torch.tensor([30, 2, 17])
     assert torch.equal(see(name, inputs[some], ids[some]), whole[some])
 
@@ -37,6 +37,21 @@ def test_flips_and_identity() -> None:
     assert torch.equal(see("identity", inputs, ids), inputs)
     assert torch.equal(see("hflip", inputs, ids)[:, :, :, 0], inputs[:, :, :, 27])
     assert torch.equal(see("vflip", inputs, ids)[:, :, 0], inputs[:, :, 27])
+
+
+def test_few_classes_sees_a_fifth_of_them_and_noise_else() -> None:
+    inputs, ids, classes = images(12), torch.arange(12), torch.arange(12) % 7
+    got = apply_view("few_classes", inputs, ids=ids, black=BLACK, classes=classes)
+    kept = torch.tensor([0, 5, 7])
+    assert torch.equal(got[kept], inputs[kept])
+    rest = torch.tensor([i for i in range(12) if i not in kept])
+    assert torch.equal(got[rest], see("noise", inputs, ids)[rest])
+
+
+def test_the_sensor_sees_means_of_rows_and_columns() -> None:
+    image = torch.arange(12.0).view(1, 1, 3, 4)
+    got = see("sensor", image, torch.zeros(1, dtype=torch.long))
+    assert got.tolist() == [[1.5, 5.5, 9.5, 4.0, 5.0, 6.0, 7.0]]
 
 
 def test_blur_of_a_point_is_the_gaussian() -> None:

@@ -67,7 +67,7 @@ def test_exchanges_add_up_on_each_clients_own_clock(birds: Aviary) -> None:
     cohort.call(Parrot.answer, {C2: cargo(4)})  # 7 to 20
     cohort.broadcast(Parrot.answer, cargo(4))  # 20 to 33
     assert cohort.now == 33.0
-    assert cohort.touched == CLIENTS
+    assert sorted(cohort._sequence) == CLIENTS
     cohort.close()
     assert idle(lines(birds)) == {0: 33 - 14, 1: 33 - 10, 2: 33 - 26, SERVER: 33}
 
@@ -379,7 +379,7 @@ def test_what_a_cohort_says_of_itself(birds: Aviary) -> None:
     assert cohort.clients == [C0, C2]
     assert cohort.num_examples == SIZES[0] + SIZES[2]
     assert cohort.submodel(C2) == "full"
-    assert cohort.touched == []
+    assert sorted(cohort._sequence) == []
 
 
 class Sum:
@@ -453,7 +453,7 @@ def test_a_reduce_may_ask_some_and_say_what_they_play(birds: Aviary) -> None:
     down = {SubmodelId("half"): cargo(4), SubmodelId("rest"): cargo(8)}
     total = cohort.reduce(Parrot.answer, down, into=Sum(), parts=parts)  # type: ignore[arg-type,type-var]
     assert total.count == 1 + 3  # type: ignore[attr-defined]
-    assert cohort.touched == [C0, C2]
+    assert sorted(cohort._sequence) == [C0, C2]
     cohort.close()
     work = lines(birds).query("endpoint == 'answer'")
     assert work["submodel"].tolist() == ["rest", "half"]

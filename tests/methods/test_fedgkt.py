@@ -22,7 +22,7 @@ from harness.types import SERVER, ClientId, ConfigError
 
 SMALL = (
     "method=fedgkt",
-    "method.server=resnet19",
+    "method.server=odd_methods:small_trunk",
     "method.edge=resnet4",
     "method.server_epochs=1",
     "method.batch_size=16",
@@ -355,10 +355,17 @@ def test_a_client_outside_the_next_cohort_lands_and_stays(play: Play) -> None:
 # --- learning
 
 
-@pytest.mark.parametrize("distill", ["none", "server_to_edge", "both"])
-def test_it_can_overfit(distill: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("distill", "server"),
+    [
+        ("none", "odd_methods:small_trunk"),
+        ("server_to_edge", "odd_methods:small_trunk"),
+        ("both", "resnet19"),
+    ],
+)
+def test_it_can_overfit(distill: str, server: str, tmp_path: Path) -> None:
     words = [
-        *("method=fedgkt", "method.server=resnet19", "method.edge=resnet4", f"method.distill={distill}"),
+        *("method=fedgkt", f"method.server={server}", "method.edge=resnet4", f"method.distill={distill}"),
         *("method.server_epochs=4", "method.batch_size=16", "method.lr=0.01", "method.weight_decay=0"),
         *("partition=iid", "partition.num_clients=2", "run.num_rounds=7", "run.eval_every=7"),
         *(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from local_run import TINY, Play, Played, make_config, make_job, start
+from local_run import TINY, Play, Played, make_config, make_job, play_job, start
 
 from harness.exchange.client import Reply, Request
 from harness.exchange.payloads import Payload
@@ -93,6 +93,59 @@ def test_without_a_junction_the_first_layer_above_takes_it_all(play: Play) -> No
     (one, two) = played.records
     assert two["train/loss"] < one["train/loss"]
     assert one["cost/server_flops"] == 90 * 3 * 2 * (400 * 200 + 200 * 4)
+
+
+@pytest.mark.parametrize(("method", "micro_batches"), [(FPL, 3), (SL, 3), (FPL, 100)])
+def test_micro_batches_make_the_step_of_the_whole_batch(
+    method: Sequence[str], micro_batches: int, play: Play
+) -> None:
+    """Gradients add up, FLOPs and bytes stay, simulated time shrinks."""
+    words = (*method, "run.num_rounds=1", "method.optimizer=sgd", "method.lr=0.1")
+    whole, cut = (play(*words, f"method.micro_batches={n}") for n in (1, micro_batches))
+    for name, tensor in method_state(whole).items():
+        torch.testing.assert_close(method_state(cut)[name], tensor, rtol=1e-4, atol=2e-5)
+    for left, right in zip(branches(whole), branches(cut), strict=True):
+        for name, tensor in left.items():
+            torch.testing.assert_close(right[name], tensor, rtol=1e-4, atol=2e-5)
+    for one, two in zip(whole.records, cut.records, strict=True):
+        same = ("client_flops", "server_flops", "tx_bytes", "rx_bytes", "compute_j", "link_j")
+        assert [one[f"cost/{key}"] for key in same] == [two[f"cost/{key}"] for key in same]
+        assert two["time/sim_s"] < one["time/sim_s"]
+        assert two["train/loss"] == pytest.approx(one["train/loss"], rel=1e-4)
+
+
+def test_micro_batches_that_are_one_take_the_time_of_the_whole(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The overlapping clock with nothing to overlap: the same seconds and the same waiting."""
+    words = (*FPL, "run.num_rounds=1", "fleet.profiles={phone: 1, raspberry_pi_4: 1}")
+    whole = play(*words)
+    monkeypatch.setattr("harness.methods.fpl.micro_sizes", lambda n, _: [n] if n else [])
+    cut = play(*words, "method.micro_batches=2")
+    for one, two in zip(whole.records, cut.records, strict=True):
+        for key in ("time/sim_s", "cost/idle_j", "cost/server_j"):
+            assert two[key] == pytest.approx(one[key], rel=1e-9)
+        assert two["train/loss"] == one["train/loss"]
+
+
+@pytest.mark.parametrize("micro_batches", [1, 4])
+def test_a_batch_takes_as_long_as_was_planned(micro_batches: int, play: Play) -> None:
+    """The junction's price, and what one more batch of 32 adds to a round."""
+    words = (*FPL, "run.num_rounds=1", f"method.micro_batches={micro_batches}", "fleet.profiles={phone: 1}")
+    words = (
+        *words,
+        "fleet.link.model=lte",
+        "task.limit_train=200",
+        "task.options={num_train: 300, num_test: 30}",
+    )
+    short, long = (play(*words, f"method.local_steps={n}") for n in (2, 3))
+    method = short.engine.method
+    assert isinstance(method, Fpl)
+    (placed,) = (one for one in method.placed() if one.layer == "3")
+    added = long.records[0]["time/sim_s"] - short.records[0]["time/sim_s"]
+    assert added == pytest.approx(32 * placed.seconds, rel=1e-9)
+    train = short.ledger.query("phase == 'train' and endpoint == 'begin'")
+    assert list(train["flops"]) == [32 * flops for flops in method.forward_flops]
 
 
 # --- costs
@@ -216,6 +269,19 @@ def test_the_junction_follows_the_cohort_and_the_rest_stays(tmp_path: Path) -> N
     assert len(set(seen)) > 1
 
 
+def test_a_run_with_changing_sources_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    """Blocks, their moments and what the absent ones keep: the same bits as without the stop."""
+    words = (*FPL, "partition.num_clients=3", "scheduler.cohort_size=2", "run.num_rounds=5")
+    job = make_job(make_config((*words, "method.missing=last")), tmp_path)
+    whole = play_job(job)
+    cohorts = [frozenset(k for k in r if k.startswith("fpl/weight/")) for r in whole.records]
+    assert len(set(cohorts)) > 1
+    for stop in (1, 3):
+        rest = play_job(job, restored=whole.commits[stop].checkpoint, first=stop + 1)
+        assert rest.records == whole.records[stop + 1 :]
+        assert [c.checkpoint for c in rest.commits] == [c.checkpoint for c in whole.commits[stop + 1 :]]
+
+
 def test_weights_tell_a_source_that_sees_nothing(play: Play) -> None:
     words = (*FPL, "partition.views=[identity, noise]", "run.num_rounds=12", "method.local_epochs=2")
     record = play(*words).records[-1]
@@ -282,6 +348,67 @@ def test_the_cheapest_cut_is_found_by_price() -> None:
     assert best["seconds"] <= min(table["f1"]["seconds"], table["f2"]["seconds"])
 
 
+# --- sources of different type
+
+MIXED = ("partition.num_clients=3", "partition.views=[identity, sensor, hflip]", "model=cnn")
+
+
+@pytest.mark.parametrize("method", [("method=fpl", "method.junction=7"), ("method=sl", "method.junction=7")])
+def test_images_and_a_sensor_train_as_one_network(method: Sequence[str], play: Play) -> None:
+    """Branches of 128 and 200 wide outputs, of 64 pixels and of 16 means; to rounding, as one network."""
+    words = (*method, *VIEWS, *MIXED, "method.optimizer=sgd", "method.lr=0.1", "run.num_rounds=1")
+    played = play(*words)
+    method_, place, cfg = played.engine.method, played.engine.place, played.job.cfg.method
+    assert isinstance(method_, Fpl)
+    assert method_.junction.widths == {"0": 128, "1": 200, "2": 128}
+    parts = {s: place.initial(lambda s=s: method_.held.build(s, "7")) for s in method_.sources}
+    server = place.initial(lambda: method_.upper(fork(place.task, "7")))
+    whole = method_.held.together(parts, server)
+    optimizer = make_optimizer(whole.parameters(), cfg, round=0)
+    train = seen_by(place, "train", method_.sources)
+    for rows in batch_order(len(train), cfg, place, round=0):
+        batch = train.take(rows.numpy())
+        assert batch.inputs.shape[1:] == (64 + 16 + 64,)
+        whole.training_step(batch, 0).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, tensor in method_state(played).items():
+        torch.testing.assert_close(tensor, whole.server.state_dict()[name], rtol=1e-4, atol=2e-5)
+    for held, branch in zip(branches(played), parts.values(), strict=True):
+        for name, tensor in held.items():
+            torch.testing.assert_close(tensor, branch.state_dict()[name], rtol=1e-4, atol=2e-5)
+
+
+def test_what_unlike_sources_exchange_is_what_describe_says(play: Play) -> None:
+    words = (*VIEWS, *MIXED, "method=fpl", "method.junction=7", "run.num_rounds=1", "method.missing=last")
+    played = play(*words)
+    found = describe(played.job.cfg)
+    assert [m["name"] for m in found["models"]] == ["branch", "branch-sensor", "server", "full"]
+    assert found["models"][1]["params"] == 16 * 200 + 200 + 200 * 200 + 200
+    said = {(r["submodel"], r["endpoint"]): (r["rx_bytes"], r["tx_bytes"]) for r in found["exchanges"]}
+    train = played.ledger.query("phase == 'train' and client >= 0 and endpoint != 'wait'")
+    for client, name in enumerate(("branch", "branch-sensor", "branch")):
+        mine = train[train["client"] == client]
+        assert set(mine["submodel"]) == {name}
+        sums = mine.groupby("endpoint")[["rx_bytes", "tx_bytes"]].sum()
+        assert sums.loc["begin"].tolist() == list(said[name, "begin"])
+        assert sums.loc["finish"].tolist() == list(said[name, "finish"])
+
+
+def test_unlike_sources_go_on_from_a_checkpoint_and_are_placed(tmp_path: Path) -> None:
+    words = (*VIEWS, *MIXED, "method=fpl", "run.num_rounds=3", "method.branches={hflip: mlp}")
+    words = (*words, "scheduler.cohort_size=2", "method.micro_batches=2", "task.augment=[hflip]")
+    job = make_job(make_config(words), tmp_path)
+    whole = play_job(job)
+    rest = play_job(job, restored=whole.commits[0].checkpoint, first=1)
+    assert rest.records == whole.records[1:]
+    table = describe(job.cfg)["placement"]
+    # Two sources send 200 numbers whatever the cut; the images' branch as many as the layer gives.
+    links = {row["layer"]: row["link_bytes"] for row in table}
+    assert links["7"] == 2 * 4 * (128 + 200 + 200)
+    assert links["2"] == 2 * 4 * (16 * 64 + 200 + 200)
+
+
 # --- refused
 
 
@@ -307,6 +434,18 @@ def test_sources_must_see_the_same_and_be_two(name: str) -> None:
         (["method=sl", "model=mfl_cnn"], "method.junction=auto: the network has no layer before which it"),
         (["method=fpl", "model=logistic"], r"method\.junction: task\.model=logistic cannot be cut"),
         (["method=fpl", "method.missing=last2"], "method.missing must be one of zeros, last, got 'last2'"),
+        (["method=fpl", "method.micro_batches=0"], r"method\.micro_batches must be >= 1, got 0"),
+        (
+            ["method=fpl", "method.branches={sensor: mlp}"],
+            r"method\.branches: no source has view \['sensor'\]",
+        ),
+        (["method=fpl", "method.branches={blur: logistic}"], r"blur: logistic: it needs two or more layers"),
+        (
+            ["method=fpl", "partition.views=[blur, sensor]", "method.branches={sensor: cnn}"],
+            r"method\.branches: sensor: cnn: .*",
+        ),
+        (["method=gfl", "partition.views=[blur, sensor]"], "method gfl needs images, and .'sensor'. gives"),
+        (["method=images", "partition.views=[blur, sensor]"], "method images needs images"),
         (["method=gfl", "method.shared=[f9]"], r"method\.shared: no layer \['f9'\] with parameters"),
         (["method=gfl", "method.average=day"], "method.average must be round or batch"),
     ],

@@ -130,8 +130,10 @@ def test_blocks_that_nobody_trains_stay_as_they_are(play: Play) -> None:
         ("scheduler=energy_budget", "scheduler.power_budget_w=1", "method.local_steps=3"),
         ("scheduler=random_mix", "fleet.link.model=lte", "scheduler.power_budget_w=3"),
         ("fleet.profiles={phone: 1, laptop: 1}", "fleet.link.model=profile", "fleet.clock_hz=[]"),
+        ("scheduler.power_budget_w=2", "compression=topk", "compression.fraction=0.1"),
+        ("scheduler.power_budget_w=2", "compression=rpn", "compression.top_fraction=0.5"),
     ],
-    ids=["fixed", "caps", "search", "lte", "no budget, idle power"],
+    ids=["fixed", "caps", "search", "lte", "no budget, idle power", "few of the changes", "pooled"],
 )
 def test_the_ledger_says_what_the_plan_said_to_the_last_bit(play: Play, words: tuple[str, ...]) -> None:
     played = play(*MIXED, *words, "run.num_rounds=2")

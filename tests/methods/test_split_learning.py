@@ -238,7 +238,7 @@ def test_a_late_client_is_out_for_the_rest_of_the_round(mode: str, play: Play) -
         ),
         (
             ["model=logistic"],
-            r"task\.model=logistic: split_learning needs an nn\.Sequential with two or more",
+            r"method\.cut: task\.model=logistic cannot be cut; it needs an nn\.Sequential",
         ),
         (["method.lr=0"], "method.lr must be > 0"),
     ],

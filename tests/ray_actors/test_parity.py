@@ -40,6 +40,22 @@ def test_classes_of_devices_equal_their_local_run(
     assert_same(play(words), play(words, runtime=ray_runtime))
 
 
+@pytest.mark.parametrize(
+    "words", [["compression=topk", "compression.fraction=0.1"], ["compression=quantize"]]
+)
+def test_compressed_updates_equal_their_local_run(
+    words: list[str], play: Play, ray_runtime: RayRuntime
+) -> None:
+    words = ["method=fedavg", *words, "scheduler.cohort_size=3", "scheduler.failure_probability=0.2"]
+    assert_same(play(words), play([*words, "runtime.min_actors=2"], runtime=ray_runtime))
+
+
+def test_pooled_residuals_equal_their_local_run(play: Play, ray_runtime: RayRuntime) -> None:
+    words = ["method=rpn", "model=cnn", "scheduler.cohort_size=3", "method.full_sync_every=2"]
+    words += ["method.top_fraction=0.3", "method.error_feedback=true", "method.keep_local_spatial=true"]
+    assert_same(play(words), play([*words, "runtime.min_actors=2"], runtime=ray_runtime))
+
+
 @pytest.mark.parametrize("num_actors", [1, 3])
 def test_number_of_actors_changes_no_bit(num_actors: int, play: Play, ray_runtime: RayRuntime) -> None:
     words = ["method=fedavg", "scheduler.cohort_size=4"]

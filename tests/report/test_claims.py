@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from typer.testing import CliRunner
 
 from harness.cli import app
 from harness.config import Config, as_dict
-from harness.report.claims import Verdict, audit, decide, load_claims
+from harness.report.claims import Verdict, audit, decide, load_claims, to_html
 from harness.run.sweep import expand
 from harness.types import ConfigError
 
+SWEEPS = Path(__file__).parents[2] / "sweeps"
 SWEEP = """
 base: {task: digits, run.num_rounds: 4}
 variants: {avg: {method: fedavg}, sgd: {method: fedsgd}}
@@ -273,6 +275,52 @@ def test_a_ratio_with_an_unreached_target_is_bounded(tmp_path: Path) -> None:
     assert ask(tmp_path, expected="<= 0.5", **versus).outcome == "holds"
     assert ask(tmp_path, expected="< 0.3", **versus).outcome == "indicative"
     assert ask(tmp_path, expected="> 0.5", **versus).outcome == "contradicted"
+
+
+@pytest.mark.parametrize(
+    ("paper", "name", "word", "other"),
+    [
+        ("fdnnc", "cut-of-fc-weights", "method.rank=8", "method.rank=16"),
+        ("fpl", "params-images", "task=emnist", "task=mnist"),
+    ],
+)
+def test_the_claims_of_the_papers_move_with_ranks_and_classes(
+    paper: str, name: str, word: str, other: str
+) -> None:
+    (claim,) = [claim for claim in load_claims(paper, folder=SWEEPS) if claim.id == name]
+    setups = {
+        key: (kind, tuple(other if w == word else w for w in words))
+        for key, (kind, words) in claim.setups.items()
+    }
+    assert setups != claim.setups
+    was, now = audit([claim, dataclasses.replace(claim, setups=setups)], results=Path("none"))
+    assert was.outcome == "holds"
+    assert now.outcome == "contradicted"
+    assert now.found != was.found
+
+
+def test_commands_give_the_figures(tmp_path: Path) -> None:
+    tiny = params(tmp_path, "task=digits", "model=logistic", "task.options={}", expected=1)
+    assert tiny.command == "harness describe task=digits model=logistic 'task.options={}'"
+    write_claims(tmp_path, [])
+    (tmp_path / "sweeps/toy/table.yaml").write_text(SWEEP + SCALES)
+    sweep = tmp_path / "sweeps/toy/table.yaml"
+    versus = {"than": {"variant": "sgd"}}
+    told = ask(tmp_path, expected="> 0", **versus)
+    assert told.command == f"harness sweep {sweep} --scale paper --set 'variant=[avg, sgd]'"
+    words = shlex.split(told.command)
+    assert len(expand(Path(words[2]), scale=words[4], words=[words[6]])) == 10
+    write_runs(tmp_path, "avg", FIVE, scale="small")
+    assert ask(tmp_path, expected="> 0").command.endswith("--scale small --set 'variant=[avg]'")
+    assert ask(tmp_path, expected="> 0").as_dict()["command"].startswith("harness sweep")
+
+
+def test_claims_stand_in_a_page(tmp_path: Path) -> None:
+    told = to_html([params(tmp_path, "task=mnist", "model=logistic", expected="7850", source="<b>")])
+    assert "1 holds</p>" in told
+    assert '<td class="win">holds</td>' in told
+    assert "&lt;b&gt;" in told
+    assert "harness describe task=mnist model=logistic" in told
 
 
 # Files and the command

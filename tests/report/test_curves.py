@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from harness.report import curves, load, tables
-from harness.report.frames import AXES
+from harness.report.frames import DRAWN
 
 
 def curve(*points):
@@ -75,7 +75,7 @@ def pictures(study):
 
 
 def test_every_picture_is_an_accessible_svg_with_its_own_ids(pictures):
-    assert len(pictures) == 1 + len(AXES) + 2 + 1
+    assert len(pictures) == 1 + len(DRAWN) + 2 + 1
     ids: list[str] = []
     for picture in pictures:
         root = ET.fromstring(picture.svg)
@@ -123,7 +123,7 @@ def test_clients_that_only_wait_are_not_compared_by_cost(write_run):
     assert curves.idle_variants(results, task="digits") == {"central"}
     by_key = {p.key: p for p in curves.accuracy_pictures(results, task="digits", key="k")}
     assert "central" in by_key["k-round"].svg
-    for axis in AXES:
+    for axis in DRAWN:
         assert ">central<" not in by_key[f"k-{axis}"].svg
         assert "clients here: central." in by_key[f"k-{axis}"].caption
     assert curves.pareto_picture(tables.comparison(results), axis="joules", key="p") is None

@@ -131,7 +131,17 @@ def test_labels_of_many_differences_are_short(write_run):
         write_run(digest=digest, config={"method": {"mu": n}, "task": {"a": n, "b": n, "model": str(n)}})
     results = load(write_run(digest="cccccccc", config={"method": {"mu": 2}, "task": {"a": 3}}).parent)
     labels = tables.label_variants(results.runs).tolist()
-    assert labels == ["fedavg (mu=1, a=1)", "fedavg (mu=2, a=2)", "fedavg (mu=2, a=3)"]
+    assert labels == ["fedavg (a=1)", "fedavg (a=2)", "fedavg (a=3)"]
+
+
+def test_as_many_differences_are_told_as_tell_variants_apart(write_run):
+    for n in range(8):
+        a, b, c = n & 1, n >> 1 & 1, n >> 2
+        settings = {"mu": a, "lr": a, "momentum": a, "rank": b, "size": c}
+        results = load(write_run(digest=f"{n:08x}", config={"method": settings}).parent)
+    labels = tables.label_variants(results.runs)
+    assert labels.nunique() == 8
+    assert "fedavg (lr=1, rank=0, size=1)" in set(labels)
 
 
 def test_labels_stay_apart_where_no_setting_tells(write_run):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.run.doctor import examine, installed, memory_bytes
+from harness.run.doctor import compare, examine, installed, memory_bytes
 
 
 def test_it_sees_packages_data_and_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -33,3 +33,15 @@ def test_memory_is_the_containers_where_that_has_less(tmp_path: Path) -> None:
     assert memory_bytes(limit) == 1_000_000
     limit.write_text("max\n")
     assert memory_bytes(limit) == whole
+
+
+def test_a_clusters_nodes_are_compared_by_name() -> None:
+    here = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0"}
+    lines = compare(
+        here, {"a": here, "b": here | {"torch": "2.12.1"}, "c": {"python": "3.12.0", "ray": "2.60.0"}}
+    )
+    assert lines == {
+        "node a": "as here: python, ray, torch",
+        "node b": "torch 2.12.1, here 2.13.0",
+        "node c": "python 3.12.0, here 3.11.7; torch none, here 2.13.0",
+    }

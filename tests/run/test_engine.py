@@ -420,6 +420,7 @@ def test_timings_are_kept_out_of_the_record(play: Play) -> None:
         "retries",
         "time/train_wall_s",
         "time/eval_wall_s",
+        "energy/cpu_s",
     }
     assert not set(commit.record) & (set(commit.timings) - {"round"})
 

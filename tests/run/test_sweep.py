@@ -12,7 +12,10 @@ from harness.run.files import read_lines
 from harness.run.records import Summary
 from harness.run.runtime import LocalRuntime
 from harness.run.sinks import Sink
-from harness.run.sweep import Cell, Failure, expand, run_cells
+from harness.run.sweep import Cell, expand
+from harness.run.sweep_board import Board
+from harness.run.sweep_run import Limits, run_trials, trials_of
+from harness.run.sweep_trial import BudgetSpent
 from harness.types import ConfigError
 
 FULL = """
@@ -196,51 +199,107 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 class Stopper:
-    """A sink that raises when a round of the run with `seed` was committed."""
+    """A sink that raises when a round of the run with `seed` was committed, so many times."""
 
-    def __init__(self, cfg: Config, *, seed: int, error: BaseException) -> None:
+    def __init__(self, cfg: Config, *, seed: int, error: BaseException, left: list[int]) -> None:
         self.error = error if cfg.run.seed == seed else None
+        self.left = left
 
     def start(self, cfg: Config, *, run_id: str, first_round: int) -> None:
         self.first_round = first_round
 
     def write(self, record: Mapping[str, int | float], timings: Mapping[str, int | float]) -> None:
-        if self.error is not None and record["round"] == 1:
+        if self.error is not None and record["round"] == 1 and self.left:
+            self.left.pop()
             raise self.error
 
     def finish(self, summary: Summary | None) -> None:
         pass
 
 
-def run(cells: Sequence[Cell], stopper: BaseException | None = None) -> tuple[list[Failure], list[str]]:
+def run(
+    cells: Sequence[Cell],
+    stopper: BaseException | None = None,
+    *,
+    times: int = 99,
+    limits: Limits | None = None,
+    resume: bool = True,
+) -> tuple[Board, list[str]]:
     """Run cells in this process; `stopper` is raised in round 1 of seed 1."""
     lines: list[str] = []
+    left = [0] * times
 
     def sinks(cfg: Config) -> list[Sink]:
-        return [] if stopper is None else [Stopper(cfg, seed=1, error=stopper)]
+        return [] if stopper is None else [Stopper(cfg, seed=1, error=stopper, left=left)]
 
-    return run_cells(cells, runtime=LocalRuntime(), make_sinks=sinks, say=lines.append), lines
+    board = Board(len(cells), say=lines.append)
+    run_trials(
+        trials_of(cells, resume=resume),
+        runtime=LocalRuntime(),
+        make_sinks=sinks,
+        board=board,
+        limits=limits or Limits(),
+    )
+    board.close()
+    return board, lines
 
 
 def test_finished_cells_are_skipped_and_told(tmp_path: Path) -> None:
-    first = run(tiny(tmp_path, "run.seed=1"))
-    assert first[0] == []
-    assert first[1][-1] == "1 run, 0 finished before, 0 failed"
-    failures, lines = run(tiny(tmp_path))
-    assert failures == []
+    _, lines = run(tiny(tmp_path, "run.seed=1"))
+    assert lines[-1] == "1 run, 0 finished before, 0 failed"
+    _, lines = run(tiny(tmp_path))
     assert "cell 2/3: seed=1: finished before, skipped" in lines
     assert lines[-1] == "2 run, 1 finished before, 0 failed"
     assert len(list((tmp_path / "results").glob("*/summary.json"))) == 3
 
 
-def test_a_failing_cell_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_failing_cell_is_told_with_its_log_and_the_others_go_on(tmp_path: Path) -> None:
     cells = tiny(tmp_path)
-    failures, lines = run(cells, stopper=RuntimeError("no\nluck"))
-    assert [(failure.cell.label, failure.reason) for failure in failures] == [
-        ("seed=1", "RuntimeError: no luck")
+    board, lines = run(cells, stopper=RuntimeError("no\nluck"))
+    log = tmp_path / "results" / cells[1].cfg.run_id / "error.log"
+    assert lines[-2:] == [
+        "2 run, 0 finished before, 1 failed",
+        f"FAILED seed=1: RuntimeError: no luck; see {log}",
     ]
-    assert lines[-2:] == ["2 run, 0 finished before, 1 failed", "FAILED seed=1: RuntimeError: no luck"]
+    assert [outcome.log for _, outcome in board.failures()] == [str(log)]
+    assert "raise self.error" in log.read_text()
     assert (tmp_path / "results" / cells[2].cfg.run_id / "summary.json").exists()
+    assert run(cells)[1][-1] == "1 run, 2 finished before, 0 failed"
+    assert not log.exists()
+
+
+def test_a_failure_that_passes_is_retried_from_its_checkpoint(tmp_path: Path) -> None:
+    cells = tiny(tmp_path)
+    with pytest.warns(UserWarning, match=r"seed=1: RuntimeError: hiccup; tried again \(0 left\)"):
+        _, lines = run(cells, stopper=RuntimeError("hiccup"), times=1, limits=Limits(retries=1))
+    assert lines[-1] == "3 run, 0 finished before, 0 failed"
+    folder = tmp_path / "results" / cells[1].cfg.run_id
+    assert [line["round"] for line in read_lines(folder / "rounds.jsonl")] == [0, 1, 2]
+
+
+def test_a_mistake_is_not_retried(tmp_path: Path) -> None:
+    _, lines = run(tiny(tmp_path), stopper=ConfigError("x must be y"), times=1, limits=Limits(retries=9))
+    assert lines[-1].startswith("FAILED seed=1: x must be y; see ")
+
+
+def test_the_budget_ends_a_sweep_between_two_rounds(tmp_path: Path) -> None:
+    cells = tiny(tmp_path)
+    with pytest.raises(BudgetSpent):
+        run(cells, limits=Limits(budget_s=0.0))
+    folders = [tmp_path / "results" / cell.cfg.run_id for cell in cells]
+    assert len(read_lines(folders[0] / "rounds.jsonl")) == 1
+    assert not folders[1].exists()
+    assert run(cells)[1][-1] == "3 run, 0 finished before, 0 failed"
+
+
+def test_without_resume_an_interrupted_cell_starts_again_and_a_finished_one_is_kept(tmp_path: Path) -> None:
+    cells = tiny(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(cells, stopper=KeyboardInterrupt())
+    mark = tmp_path / "results" / cells[1].cfg.run_id / "mine"
+    mark.write_text("removed by a fresh start")
+    assert run(cells, resume=False)[1][-1] == "2 run, 1 finished before, 0 failed"
+    assert not mark.exists()
 
 
 def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -279,5 +338,6 @@ def test_the_command_lists_runs_and_exits_with_1_for_failures(
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 1
     assert "FAILED absent: " in done.output
+    assert "error.log" in done.output
     assert "1 run, 0 finished before, 1 failed" in done.output
     assert CliRunner().invoke(app, [*words, "--set", "variant=there"]).exit_code == 0

@@ -11,7 +11,9 @@ from harness.data.tasks.emnist import Emnist
 from harness.data.tasks.femnist import Femnist
 from harness.data.tasks.mnist import FashionMnist, Mnist, MnistWriters
 from harness.data.tasks.npz import Npz
+from harness.data.tasks.shapes import ShapesDetection, ShapesSegmentation
 from harness.data.tasks.synthetic import Synthetic
+from harness.data.tasks.voc import VocDetection, VocSegmentation
 from harness.types import ConfigError
 
 TASKS: dict[str, type[Task]] = {
@@ -25,7 +27,11 @@ TASKS: dict[str, type[Task]] = {
     "mnist": Mnist,
     "mnist_writers": MnistWriters,
     "npz": Npz,
+    "shapes_detection": ShapesDetection,
+    "shapes_segmentation": ShapesSegmentation,
     "synthetic": Synthetic,
+    "voc_detection": VocDetection,
+    "voc_segmentation": VocSegmentation,
 }
 
 

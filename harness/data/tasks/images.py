@@ -111,8 +111,10 @@ def read_options(cls: type[T], given: Mapping[str, Any]) -> T:
         wanted = type(default)
         if wanted is tuple:
             value = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-            numbers = all(isinstance(v, int | float) for v in value)
-            require(numbers, f"task.options.{key} must hold numbers, got {given[key]!r}")
+            names = isinstance(default[0], str)
+            fits = all(isinstance(v, str if names else int | float) for v in value)
+            kind = "names" if names else "numbers"
+            require(fits, f"task.options.{key} must hold {kind}, got {given[key]!r}")
         require(
             isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool),
             f"task.options.{key} must be {wanted.__name__}, got {value!r}",

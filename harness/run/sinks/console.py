@@ -1,6 +1,7 @@
 """The console: a progress bar with the time left, and a line per evaluation."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.progress import (
@@ -58,7 +59,7 @@ class ConsoleSink:
         self._shown = round
         self._progress.update(self._task, completed=round + 1)
         if any(key.startswith(("eval/", "val/")) for key in record):
-            self._console.print(evaluation_line(record), highlight=False, soft_wrap=True)
+            self._console.print(evaluation_line(record, timings), highlight=False, soft_wrap=True)
 
     def finish(self, summary: Summary | None) -> None:
         """Give the terminal back."""
@@ -67,8 +68,13 @@ class ConsoleSink:
             self._progress = None
 
 
-def evaluation_line(record: Mapping[str, int | float]) -> str:
-    """`round 3  eval/accuracy 0.913  ...  4.2 GFLOP  1.5 MB up  20 J`: the clients' totals so far."""
+def evaluation_line(
+    record: Mapping[str, int | float], timings: Mapping[str, int | float] = MappingProxyType({})
+) -> str:
+    """`round 3  eval/accuracy 0.913  ...  4.2 GFLOP  1.5 MB up  20 J`: the clients' totals so far.
+
+    What was measured of this round alone comes last.
+    """
     measured = [key for key in record if key.startswith(("eval/", "val/", "train/"))]
     parts = [f"round {record['round']}", *(f"{key} {record[key]:.4g}" for key in sorted(measured))]
     for names, unit in TOTALS:
@@ -76,6 +82,8 @@ def evaluation_line(record: Mapping[str, int | float]) -> str:
         parts += [with_prefix(sum(found), unit)] if found else []
     if "time/sim_s_total" in record:
         parts.append(f"{record['time/sim_s_total']:.4g} s simulated")
+    if "energy/measured_j" in timings:
+        parts.append(f"{with_prefix(timings['energy/measured_j'], 'J')} measured in this round")
     return "  ".join(parts)
 
 

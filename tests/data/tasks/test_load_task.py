@@ -18,7 +18,11 @@ SHAPES = {
     "femnist": ((1, 28, 28), 62, 732_849),
     "mnist": ((1, 28, 28), 10, 60_000),
     "mnist_writers": ((1, 28, 28), 10, 60_000),
+    "shapes_detection": ((3, 64, 64), 3, 1200),
+    "shapes_segmentation": ((3, 64, 64), 4, 1200),
     "synthetic": ((1, 16, 16), 10, 2000),
+    "voc_detection": ((3, 416, 416), 20, 5717),
+    "voc_segmentation": ((3, 416, 416), 21, 1464),
 }
 
 

@@ -1,0 +1,83 @@
+"""The READMEs inside the packages: their code runs as it stands there, and what they name exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from harness import loading
+from harness.report import load
+from harness.run.describe import describe
+from harness.run.driver import execute
+from harness.run.method import method_config
+from harness.run.runtime import LocalRuntime
+
+ROOT = Path(__file__).parent.parent
+READMES = sorted(path for top in ("harness", "ray_actors") for path in (ROOT / top).rglob("README.md"))
+TINY = ["partition.num_clients=3", "run.num_rounds=2", "runtime.transport=local", "fleet.profiles={phone: 1}"]
+
+
+def code_of(readme: str) -> str:
+    (found,) = re.findall(r"```python\n(.*?)```", (ROOT / readme).read_text(), re.DOTALL)
+    return str(found)
+
+
+def run(tmp_path: Path, *words: str) -> Path:
+    """A tiny run of a user's own file; its results folder."""
+    results = tmp_path / "results" / "demo"
+    cfg = loading.load([*TINY, *words, f"run.results_dir={results}"], method_config=method_config)
+    execute(cfg, runtime=LocalRuntime())
+    return results
+
+
+def test_the_method_of_the_readme_sends_a_byte_for_every_four_and_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "signsgd.py").write_text(code_of("harness/methods/README.md"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = [
+        "method=signsgd:SignSgd",
+        "task=digits",
+        "model=logistic",
+        "task.image_size=8",
+        "method.step=0.05",
+    ]
+    results = load(run(tmp_path, *words), ledger=True)
+    trained = results.ledger.query("endpoint == 'vote'")
+    assert len(trained) == 2 * 3
+    assert (trained["rx_bytes"] == 4 * trained["tx_bytes"]).all()
+    told = describe(loading.load([*TINY, *words], method_config=method_config))["exchanges"]
+    assert {row["tx_bytes"] for row in told} == set(trained["tx_bytes"])
+    assert results.runs["eval/accuracy"].item() > 0.5
+
+
+def test_the_task_of_the_readme_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wine.py").write_text(code_of("harness/data/tasks/README.md"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    results = load(run(tmp_path, "method=fedavg", "task=wine:Wine", "method.lr=0.1"), ledger=False)
+    assert results.runs["eval/accuracy"].item() > 0.9
+
+
+def test_the_ledger_is_read_as_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, "method=fedavg", "task=synthetic", "model=logistic", "task.options.num_train=100")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, object] = {}
+    exec(code_of("harness/cost/README.md"), found)
+    assert set(found["train"].columns) >= set(re.findall(r"`(\w+_(?:bytes|s|j))`", COLUMNS))  # type: ignore[attr-defined]
+    assert (found["evaluated"] > 0).all()  # type: ignore[operator]
+
+
+COLUMNS = (ROOT / "harness" / "cost" / "README.md").read_text().split("```python")[0]
+
+
+@pytest.mark.parametrize("readme", READMES, ids=[str(path.relative_to(ROOT)) for path in READMES])
+def test_files_and_targets_that_are_named_exist(readme: Path) -> None:
+    text = readme.read_text()
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (readme.parent / link).exists(), link
+    for name in re.findall(r"`([a-z_./]+\.(?:py|yaml|sh))`", text):
+        if name not in ("signsgd.py",):
+            assert (ROOT / name).exists() or (readme.parent / name).exists(), name
+    rules = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make ([a-z]+)", text, re.MULTILINE):
+        assert re.search(rf"^{target}[a-z%-]*:", rules, re.MULTILINE), target
