@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from harness.types import ConfigError
+
 app = typer.Typer()
 
 Scale = Annotated[str | None, typer.Option(help="smoke, small or paper")]
@@ -28,7 +30,14 @@ def reproduce(
         cells = expand(file, scale=scale, words=settings or [])
         failed |= not run_sweep(file, scale=scale, settings=settings)
         out = Path(cells[0].cfg.run.results_dir) / "reports" / file.parent.name / f"{file.stem}-{scale}"
-        for table in write(file, cells, scale=scale, out=out).tables:
+        try:
+            found = write(file, cells, scale=scale, out=out)
+        # One table that failed altogether leaves the others to be made.
+        except ConfigError as error:
+            cli.say(f"FAILED {file}: {error}")
+            failed = True
+            continue
+        for table in found.tables:
             head, lines = table.text()
             cli.print_rows(f"{file}, scale {scale}: {table.title}", head, [tuple(line) for line in lines])
         cli.say(f"report: {out / 'report.html'}")

@@ -1,6 +1,7 @@
 """A harness command as a Ray job: the folder it is given in travels to the cluster, Ray and torch do not."""
 
 import asyncio
+import logging
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,11 @@ EXCLUDES: Final = (
 )
 """Of the working directory, written as in .gitignore, whose own lines count as well."""
 PACKAGES: Final = ("harness", "lightning_modules", "ray_actors")
+TALKATIVE: Final = (
+    *("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"),
+    "ray._private.runtime_env.packaging",
+)
+"""Parts of Ray that tell of every file they pack."""
 AGENT_S: Final = 60.0
 """Seconds that a head may need until it takes jobs."""
 RESULTS: Final = "$HOME/harness-results"
@@ -95,6 +101,8 @@ def follow(job: str, *, address: str, write: Callable[[str], None]) -> bool:
 def client_of(address: str) -> JobSubmissionClient:
     """Raises ConfigError where no dashboard answers."""
     knock(address.partition("://")[2] or address)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -183,6 +183,8 @@ def connect(cfg: Config, *, env: Mapping[str, str] | None = None) -> bool:
 
 def knock(address: str) -> None:
     """Raise ConfigError unless something listens at `host:port`: Ray itself would ask for minutes."""
+    if address.startswith("http"):
+        raise no_cluster(address, "that is its dashboard; give head:6379 or ray://head:10001")
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return  # `auto`, which Ray resolves

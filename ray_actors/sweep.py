@@ -15,23 +15,20 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.callback import Callback
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
-from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from harness.config import Config, require
 from harness.run.runtime import LocalRuntime, Runtime
 from harness.run.sweep_board import Board
 from harness.run.sweep_run import Limits, run_trials, skip_finished
-from harness.run.sweep_search import Range, Search
+from harness.run.sweep_search import Search
 from harness.run.sweep_trial import (
     BudgetSpent,
     Goal,
@@ -41,11 +38,10 @@ from harness.run.sweep_trial import (
     Trial,
     attempt,
     failed,
-    mark_stopped,
 )
-from harness.types import ConfigError
 from ray_actors.launch import RayRuntime, connect, plan_layout
 from ray_actors.server import Layout
+from ray_actors.suggestions import Halving, domain_of, searcher
 
 TELL_EVERY_S = 0.5
 """Seconds between two words of a grid's trial; a search hears of every round."""
@@ -89,13 +85,9 @@ def run_grid(trials: Sequence[Trial], *, make_sinks: MakeSinks, board: Board, li
     with _cluster(cfgs[0]):
         layout = shared_layout(cfgs, jobs=limits.jobs)
         if layout and min(limits.jobs or len(todo), len(todo), room_for(layout)) == 1:
-            runtime = RayRuntime()
-            try:
-                run_trials(
-                    list(todo.values()), runtime=runtime, make_sinks=make_sinks, board=board, limits=limits
-                )
-            finally:
-                runtime.close()
+            with closing(RayRuntime()) as runtime:
+                left = list(todo.values())
+                run_trials(left, runtime=runtime, make_sinks=make_sinks, board=board, limits=limits)
             return
         desk = Desk(functools.partial(_of_grid, todo), make_sinks, layout, None, limits.retries)
         space = {"cell": tune.grid_search(list(todo))}
@@ -115,10 +107,10 @@ def run_search(search: Search, *, make_sinks: MakeSinks, board: Board, limits: L
             num_samples=settings.num_trials,
             metric="value",
             mode=settings.mode,
-            search_alg=_searcher(search, known=known),
-            scheduler=_Halving(search, rounds=rounds) if settings.scheduler == "asha" else None,
+            search_alg=searcher(search, known=known),
+            scheduler=Halving(search, rounds=rounds) if settings.scheduler == "asha" else None,
         )
-        space = {} if settings.method == "optuna" else {key: _domain(r) for key, r in search.space.items()}
+        space = {} if settings.method == "optuna" else {key: domain_of(r) for key, r in search.space.items()}
         _fit(desk, cfg, space=space, board=board, limits=limits, config=config, search=search)
     _check_all_played(board, limits)
 
@@ -175,7 +167,7 @@ def _fit(
     config.time_budget_s = limits.budget_s
     config.max_concurrent_trials = limits.jobs
     bundles = bundles_of(cfg, desk.layout, jobs=limits.jobs)
-    halving = config.scheduler if isinstance(config.scheduler, _Halving) else None
+    halving = config.scheduler if isinstance(config.scheduler, Halving) else None
     trainable = tune.with_resources(
         tune.with_parameters(_play, desk=desk), tune.PlacementGroupFactory(bundles)
     )
@@ -233,9 +225,7 @@ def _warm_runtime(layout: Layout | None) -> Runtime:
 class _Listener(Callback):
     """Tells the board what Tune tells, and notes a search's trials."""
 
-    def __init__(
-        self, desk: Desk, board: Board, *, search: Search | None, halving: "_Halving | None"
-    ) -> None:
+    def __init__(self, desk: Desk, board: Board, *, search: Search | None, halving: Halving | None) -> None:
         self.desk = desk
         self.board = board
         self.search = search
@@ -286,89 +276,6 @@ class _Listener(Callback):
         text = str(trial.get_error() or "its process died")
         reason = text.strip().splitlines()[-1]
         self.board.end(known, failed(known, reason=reason, text=text))
-
-
-class _Halving(AsyncHyperBandScheduler):
-    """ASHA, that says in the folder of a run that it gave it up."""
-
-    def __init__(self, search: Search, *, rounds: int) -> None:
-        settings = search.settings
-        super().__init__(
-            time_attr="round",
-            # A run that reached its last round is never given up.
-            max_t=max(rounds - 1, settings.grace),
-            grace_period=settings.grace,
-            reduction_factor=settings.reduction,
-            stop_last_trials=False,
-        )
-        self.folder = Path(search.base[0].cfg.run.results_dir)
-        self.stopped: set[str] = set()
-
-    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        if "replayed" not in result:
-            return str(TrialScheduler.CONTINUE)  # the outcome
-        decision = str(super().on_trial_result(tune_controller, trial, result))
-        if result["replayed"]:
-            return str(TrialScheduler.CONTINUE)  # it was decided when these rounds were played
-        if decision == TrialScheduler.STOP:
-            self.stopped.add(trial.trial_id)
-            mark_stopped(
-                self.folder / result["run_id"], by="asha", rounds=result["round"], value=result["value"]
-            )
-        return decision
-
-
-def _searcher(search: Search, *, known: Sequence[Mapping[str, Any]]) -> Any:
-    """Where suggestions come from. Optuna is first asked for the trials of before, in their order.
-
-    Random draws need no memory: the same seed draws the same trials. Raises ConfigError without Optuna.
-    """
-    settings = search.settings
-    if settings.method == "random":
-        return BasicVariantGenerator(random_state=settings.seed)
-    try:
-        import optuna
-        from ray.tune.search.optuna import OptunaSearch
-    except ImportError:
-        raise ConfigError(
-            "search.method=optuna needs the extra `sweep` (pip install 'edge-fl-harness[sweep]'); "
-            "or use search.method=random"
-        ) from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return OptunaSearch(
-        {key: _distribution(values) for key, values in search.space.items()},
-        metric="value",
-        mode=settings.mode,
-        points_to_evaluate=[dict(params) for params in known],
-        # Known trials take no draw from the sampler, which would begin with the draws that made them.
-        sampler=optuna.samplers.TPESampler(seed=settings.seed + len(known)),
-    )
-
-
-def _distribution(values: Range) -> Any:
-    from optuna import distributions
-
-    match values.kind:
-        case "choice":
-            return distributions.CategoricalDistribution(values.values)
-        case "integer":
-            return distributions.IntDistribution(*values.values)
-        case kind:
-            low, high = values.values
-            return distributions.FloatDistribution(low, high, log=kind == "log_uniform")
-
-
-def _domain(values: Range) -> Any:
-    match values.kind:
-        case "choice":
-            return tune.choice(list(values.values))
-        case "integer":
-            low, high = values.values
-            return tune.randint(low, high + 1)
-        case "log_uniform":
-            return tune.loguniform(*values.values)
-        case _:
-            return tune.uniform(*values.values)
 
 
 def _of_grid(trials: Mapping[int, Trial], config: Mapping[str, Any]) -> Trial:

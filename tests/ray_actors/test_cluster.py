@@ -65,7 +65,16 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
     (folder / "two.yaml").write_text(SWEEP)
     # One for each, as on two machines; sockets lie in them, whose paths are short.
     scratch = [tempfile.mkdtemp(prefix="ray-") for _ in range(2)]
-    nodes = [{"num_cpus": 1, "object_store_memory": 80 << 20, "temp_dir": path} for path in scratch]
+    # The port that takes jobs is a fixed one by default, and other clusters of this machine may have it.
+    nodes = [
+        {
+            "num_cpus": 1,
+            "object_store_memory": 80 << 20,
+            "temp_dir": path,
+            "dashboard_agent_listen_port": port,
+        }
+        for path, port in zip(scratch, (free_port(), free_port()), strict=True)
+    ]
     with pytest.MonkeyPatch.context() as patch:
         # The head finds `python` where this one is.
         patch.setenv("PATH", str(HARNESS.parent), prepend=os.pathsep)

@@ -79,6 +79,11 @@ def test_nobody_at_the_address_is_one_line() -> None:
         client_of("http://127.0.0.1:1")
 
 
+def test_a_dashboard_is_not_the_address_of_a_cluster() -> None:
+    with pytest.raises(ConfigError, match=r"that is its dashboard; give head:6379 or ray://head:10001"):
+        survey("http://127.0.0.1:8265")
+
+
 def test_a_run_is_packed_without_its_lock_and_replaced_as_a_whole(tmp_path: Path) -> None:
     run = tmp_path / "there" / "r"
     (run / "ledger").mkdir(parents=True)

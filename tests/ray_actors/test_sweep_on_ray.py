@@ -147,9 +147,7 @@ def test_a_search_keeps_its_actors_and_goes_on_where_it_ended(
     assert [line["trial"] for line in noted] == [1, 2, 3]
 
 
-def test_a_cluster_that_does_not_answer_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cluster_that_does_not_answer_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(ConfigError, match=r"runtime\.address=127\.0\.0\.1:1: no Ray cluster answers"):
         knock("127.0.0.1:1")

@@ -81,8 +81,8 @@ def test_page_is_well_formed_and_loads_nothing(written):
 
 def test_page_holds_every_figure_table_and_run(written):
     reader = read(written.read_text())
-    # Five curves, two Pareto plots, one partition (all runs share it).
-    assert reader.tags.count("svg") == reader.tags.count("figure") == 8
+    # Six curves, two Pareto plots, one partition (all runs share it).
+    assert reader.tags.count("svg") == reader.tags.count("figure") == 9
     assert reader.tags.count("details") == 4 + 1
     text = " ".join(" ".join(reader.text).split())
     for told in ("3 methods on", "4 runs", "Cost to reach 60.0 % on validation", "How costs are counted"):
