@@ -77,6 +77,8 @@ def sweep(
 
     words = settings or []
     search = read_search(file, scale=scale, words=words)
+    if search and not resume:
+        raise ConfigError(f"--no-resume: a search always goes on; to begin anew, delete {search.trials_file}")
     cells = list(search.base) if search else expand(file, scale=scale, words=words)
     if dry_run:
         print_forecast(

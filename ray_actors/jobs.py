@@ -74,7 +74,8 @@ def submit(
     """Send a command with the files of `folder`; returns the job's id. Raises ConfigError."""
     command = entrypoint(words, results=results, to=to)
     client = client_of(address)
-    given = {"runtime_env": environment(folder, env or {}), "metadata": {"command": shlex.join(words)}}
+    given: dict[str, Any] = {"runtime_env": environment(folder, env or {})}
+    given["metadata"] = {"command": shlex.join(words)}
     give_up = time.monotonic() + AGENT_S
     while True:
         try:

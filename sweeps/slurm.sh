@@ -26,7 +26,7 @@ case $1 in
     *) set -- "$@" --set runtime.address=auto --set "run.results_dir=$results" ;;
 esac
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 # A port of its own for each job, where two of them share a node.
 port=$((20000 + SLURM_JOB_ID % 20000))
 

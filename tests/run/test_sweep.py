@@ -341,3 +341,11 @@ def test_the_command_lists_runs_and_exits_with_1_for_failures(
     assert "error.log" in done.output
     assert "1 run, 0 finished before, 1 failed" in done.output
     assert CliRunner().invoke(app, [*words, "--set", "variant=there"]).exit_code == 0
+
+
+def test_a_search_cannot_be_told_to_forget(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(TINY + "search: {space: {method.lr: {uniform: [0.1, 1]}}}")
+    done = CliRunner().invoke(app, ["sweep", str(path), "--no-resume"])
+    assert isinstance(done.exception, ConfigError)
+    assert "delete results/s.trials.jsonl" in str(done.exception)
