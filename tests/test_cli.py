@@ -72,7 +72,7 @@ def test_run_prints_a_summary_and_reads_a_finished_run(
     assert call(monkeypatch, "run", *TINY, "--json") == 0
     first = json.loads(capsys.readouterr().out)
     assert set(first) == {
-        *("run_id", "method", "task", "seed", "rounds", "metrics", "totals", "best", "timings"),
+        *("run_id", "method", "task", "seed", "rounds", "metrics", "totals", "best", "energy", "timings"),
     }
     assert {"client_flops", "server_flops", "tx_bytes", "rx_bytes", "compute_j", "link_j", "sim_s"} <= set(
         first["totals"]

@@ -55,7 +55,8 @@ def test_printed_numbers_belong_to_cells(path: Path) -> None:
     assert len({quantity.name for quantity in quantities}) == len(quantities) > 0
 
 
-def test_claims_load() -> None:
+def test_claims_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.report.measured.expand", read)
     papers = {claim.paper for claim in load_claims(folder=SWEEPS)}
     assert papers == {path.parent.name for path in SWEEPS.glob("*/claims.yaml")}
 

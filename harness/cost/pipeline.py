@@ -16,6 +16,9 @@ from dataclasses import dataclass
 
 from harness.cost.devices import DeviceProfile, OperatingPoint, Work, price
 
+STEADY = 32
+"""Batches until the clock is taken for steady, and batches of which a mean is taken then."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stages:
@@ -130,9 +133,11 @@ def steady(stages: Sequence[Stages], *, server_s: float, sizes: Sequence[int]) -
     """Seconds that one of many equal batches takes, and for how many of them each source is busy."""
     pipeline = Pipeline()
     marks = []
-    for _ in range(3):
-        pipeline.exchange(dict(enumerate(stages)), sizes=sizes)
-        busy = [pipeline.busy_s(source) for source in range(len(stages))]
-        marks.append((pipeline.serve(server_s), busy))
-    (before, was), (end, busy) = marks[1:]
-    return end - before, [now - then for now, then in zip(busy, was, strict=True)]
+    # Unlike sources take turns at being the last: the first batches are not yet like the others.
+    for _ in range(2):
+        for _ in range(STEADY):
+            pipeline.exchange(dict(enumerate(stages)), sizes=sizes)
+            end = pipeline.serve(server_s)
+        marks.append((end, [pipeline.busy_s(source) for source in range(len(stages))]))
+    (before, was), (end, busy) = marks
+    return (end - before) / STEADY, [(now - then) / STEADY for now, then in zip(busy, was, strict=True)]

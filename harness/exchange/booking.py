@@ -88,7 +88,7 @@ class Booking:
             r = receipt.request
             ahead = split.ahead_flops.get(r.client, 0)
             stages[r.client] = stages_of(receipt.work, ahead_flops=ahead, device=r.device, point=r.point)
-            if r.deadline_s is not None:
+            if r.deadline_s is not None and receipt.work.tx_bytes:  # as in finish_of
                 until[r.client] = r.deadline_s
         self.advance(self._pipeline.exchange(stages, sizes=split.sizes, until=until))
 

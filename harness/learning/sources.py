@@ -223,7 +223,7 @@ class Branches:
 
     def profiles(self, layer: str) -> list[SubmodelProfile]:
         """[K] of each source's branch."""
-        found = {view: self._profile(source, layer) for source, view in enumerate(self.views)}
+        found = {view: self._profile(self.views.index(view), layer) for view in dict.fromkeys(self.views)}
         return [found[view] for view in self.views]
 
     def _profile(self, source: int, layer: str) -> SubmodelProfile:

@@ -76,8 +76,10 @@ def weighings(results: Results, runs: pd.DataFrame) -> list[Weighing]:
         rounds = results.rounds[results.rounds["run_id"].isin(group["run_id"])]
         used = [c for c in columns if rounds[c].notna().any()]
         if used:
+            # A source that sits a round out keeps what was learnt of it.
             tables = {
-                c.removeprefix(PREFIX): rounds.pivot(index="run_id", columns="round", values=c) for c in used
+                c.removeprefix(PREFIX): rounds.pivot(index="run_id", columns="round", values=c).ffill(axis=1)
+                for c in used
             }
             ordered = dict(sorted(tables.items(), key=lambda item: int(item[0])))
             first = next(iter(ordered.values()))

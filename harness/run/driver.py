@@ -113,8 +113,8 @@ def preflight(cfg: Config) -> Task:
     task = load_task(cfg.task)
     require(
         task.kind == "classification" or cfg.partition.name != "views",
-        f"partition.name=views changes images but not where things lie in them, which task {cfg.task.name} is "
-        "about; use another rule, such as iid",
+        "partition.name=views changes images but not where things lie in them, which task "
+        f"{cfg.task.name} is about; use another rule, such as iid",
     )
     check_energy(cfg.log)
     load_policy(cfg.scheduler.policy)

@@ -72,6 +72,18 @@ def test_a_steady_batch_is_what_another_batch_adds() -> None:
     assert steady([BATCH], server_s=4.0, sizes=[5, 5]) == (12, [12])
 
 
+def test_unlike_sources_are_steady_only_after_a_while() -> None:
+    stages, sizes = [Stages(up_s=9.0), Stages(5.0, 9.0, 0.0, 2.0), Stages(9.0, 9.0, 2.0, 0.0)], [1] * 4
+    pipeline = Pipeline()
+    ends = []
+    for _ in range(400):
+        pipeline.exchange(dict(enumerate(stages)), sizes=sizes)
+        ends.append(pipeline.serve(2.0))
+    found, _ = steady(stages, server_s=2.0, sizes=sizes)
+    assert found == pytest.approx((ends[-1] - ends[199]) / 200, rel=0.005)
+    assert ends[2] - ends[1] != pytest.approx(found, rel=0.005)
+
+
 def test_stages_are_the_price_of_the_whole_in_parts() -> None:
     device = DeviceProfile(
         flops_per_cycle=2.0, max_frequency_hz=5.0, kappa=0.1, idle_w=1.0, tx_w=1.0, rx_w=1.0,

@@ -9,9 +9,10 @@ from local_run import make_config, make_job
 from torch import Tensor
 
 from harness.data.task import Shard
+from harness.data.tasks import load_task
 from harness.exchange.worker import Worker
 from harness.learning.models import TrainingConfig
-from harness.learning.sources import batch_rows, fork, seen_by
+from harness.learning.sources import Branches, batch_rows, fork, seen_by
 from harness.learning.training import batch_sizes
 from harness.learning.workplace import Workplace
 from harness.types import ConfigError
@@ -62,3 +63,14 @@ def test_the_shape_at_a_cut(tmp_path: Path) -> None:
         ConfigError, match=r"method\.junction: no cut before layer '0'; choose one of auto, 1, 2"
     ):
         fork(place.task, "0")
+
+
+def test_sources_that_see_alike_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network is built for each view, not for each of many sources."""
+    built = []
+    build = Branches.build
+    monkeypatch.setattr(Branches, "build", lambda *args: built.append(args) or build(*args))
+    task = load_task(make_config(["model=mlp"]).task)
+    found = Branches(task, ["blur", "hflip"] * 10, {}).profiles("3")
+    assert len(found) == 20
+    assert len(built) == 2

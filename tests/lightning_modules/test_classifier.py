@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules.classifier import Classifier, squared_error
-from lightning_modules.networks import build_network, network_names
+from lightning_modules.networks import NETWORKS, build_network
 
 
 def test_the_loss_is_the_mean_cross_entropy_of_the_first_two_elements() -> None:
@@ -45,7 +45,7 @@ def test_each_call_makes_a_fresh_optimizer_of_the_given_kind() -> None:
     assert one is not two
 
 
-@pytest.mark.parametrize("name", network_names())
+@pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_fits_under_a_trainer_unchanged(name: str) -> None:
     torch.manual_seed(0)
     side = {"alexnet": 32, "alexnet_imagenet": 63, "vgg11": 32}.get(name, 12)
