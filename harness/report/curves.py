@@ -7,6 +7,7 @@ line style and marker as well.
 
 import io
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -334,7 +335,8 @@ def render(
 def _figure(draw: Callable[[Axes], None], entries: Sequence[str]) -> Figure:
     columns = 1 if max(map(len, entries), default=0) > 24 else 2 if len(entries) < 4 else 3
     columns = min(columns, 2) if max(map(len, entries), default=0) > 12 else columns
-    legend_in = 0.22 * math.ceil(len(entries) / columns) + 0.1 if entries else 0.0
+    lines = sum(len(_wrapped(name).split("\n")) for name in entries)
+    legend_in = 0.22 * math.ceil(lines / columns) + 0.1 if entries else 0.0
     figure = Figure(figsize=(SIZE[0], SIZE[1] + legend_in), layout="constrained")
     draw(figure.add_subplot())
     if entries:
@@ -343,4 +345,10 @@ def _figure(draw: Callable[[Axes], None], entries: Sequence[str]) -> Figure:
             text_of.set_gid(f"{mark(text_of.get_text())}-name")
             if handle is not None:
                 handle.set_gid(f"{mark(text_of.get_text())}-key")
+            text_of.set_text(_wrapped(text_of.get_text()))
     return figure
+
+
+def _wrapped(name: str) -> str:
+    """A name of the legend in lines as wide as the figure."""
+    return "\n".join(textwrap.wrap(name, 50)) or name

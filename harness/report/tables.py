@@ -149,7 +149,9 @@ def _unique(runs: pd.DataFrame, labels: "pd.Series[str]") -> "pd.Series[str]":
 def _plain(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).rstrip("/").rsplit("/", 1)[-1]  # of a path its end
 
 
 def unequal_settings(runs: pd.DataFrame) -> list[str]:
