@@ -39,7 +39,7 @@ def energy_table(runs: pd.DataFrame, *, grid: str | None = None) -> str:
         "the devices that the configuration names; measured is what the machine spent that simulated them"
         f"{_by(finished)}."
     )
-    return f'<h3>Energy and carbon</h3>{table_of(HEAD, rows, left=1)}<p class="prose">{escape(note)}</p>'
+    return f'<h3>Energy and carbon</h3>{table_of(HEAD, rows, left=1)}<p class="notes">{escape(note)}</p>'
 
 
 def _by(runs: pd.DataFrame) -> str:
