@@ -1,7 +1,7 @@
 """Runs of a few milliseconds in this process, and a task whose numbers fit in the head."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,18 @@ from harness import loading
 from harness.config import Config, MethodConfig, TaskConfig
 from harness.data.task import Examples, Shard, Splits, Task
 from harness.data.tasks import load_task
+from harness.exchange.client import Receipt, Reply, Request
+from harness.exchange.payloads import Payload
 from harness.exchange.transport import LocalTransport
 from harness.exchange.worker import Job, Worker
+from harness.learning.aggregation import Accumulator
 from harness.learning.workplace import Workplace
 from harness.run.driver import partition_for
 from harness.run.engine import Engine
 from harness.run.method import load_method, method_config
 from harness.run.records import Commit
 from harness.scheduling.scheduler import Scheduler
+from harness.types import SubmodelId
 
 TINY = (
     "task=synthetic",
@@ -37,6 +41,33 @@ TINY = (
 """90 training examples of 64 pixels at 4 clients; a logistic regression of 64 x 4 + 4 numbers."""
 
 MakeTransport = Callable[[Job], LocalTransport]
+
+
+class Forgetful(LocalTransport):
+    """Builds every client anew for every exchange: what is not in its state is lost."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(Worker(job))
+
+    def call(self, requests: Sequence[Request], down: Sequence[Payload]) -> list[Reply]:
+        replies = []
+        for request, payload in zip(requests, down, strict=True):
+            replies += super().call([request], [payload])
+            self._forget()
+        return replies
+
+    def reduce(
+        self, requests: Sequence[Request], down: Mapping[SubmodelId, Payload], into: Accumulator
+    ) -> list[Receipt]:
+        receipts = []
+        for request in requests:
+            receipts += super().reduce([request], down, into)
+            self._forget()
+        return receipts
+
+    def _forget(self) -> None:
+        self.worker.flush()
+        self.worker.resident = None
 
 
 @dataclass

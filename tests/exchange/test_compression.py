@@ -10,11 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from local_run import Play, assert_same, make_config, make_job, play_job
+from local_run import Forgetful, Play, assert_same, make_config, make_job, play_job
 from torch import Tensor
 
 from harness.config import CompressionConfig, as_dict
-from harness.exchange.client import Receipt, Reply, Request
 from harness.exchange.compression import (
     COMPRESSORS,
     Compressor,
@@ -25,9 +24,6 @@ from harness.exchange.compression import (
     compress,
 )
 from harness.exchange.payloads import Empty, Payload, Weights
-from harness.exchange.transport import LocalTransport
-from harness.exchange.worker import Job, Worker
-from harness.learning.aggregation import Accumulator
 from harness.learning.pooling import Pooling
 from harness.learning.weights import meta
 from harness.run import checkpoint
@@ -266,26 +262,6 @@ def test_what_was_not_sent_outlives_checkpoints_and_lost_workers(
     assert memoryless.state != whole.state
     assert not memoryless.engine.party.versions  # nobody has a state
     assert whole.engine.party.versions
-
-
-class Forgetful(LocalTransport):
-    """Builds every client anew for every exchange."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(Worker(job))
-
-    def reduce(
-        self, requests: Sequence[Request], down: Mapping[SubmodelId, Payload], into: Accumulator
-    ) -> list[Receipt]:
-        receipts = []
-        for request in requests:
-            receipts += super().reduce([request], down, into)
-            self.worker.flush()
-            self.worker.resident = None
-        return receipts
-
-    def call(self, requests: Sequence[Request], down: Sequence[Payload]) -> list[Reply]:
-        raise AssertionError("these methods only reduce")
 
 
 def test_everything_sent_is_no_compression_but_for_rounding(play: Play) -> None:

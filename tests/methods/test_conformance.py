@@ -2,23 +2,17 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from local_run import Play, Played, assert_same, make_config, make_job, play_job
+from local_run import Forgetful, Play, Played, assert_same, make_config, make_job, play_job
 
-from harness.exchange.client import Receipt, Reply, Request
-from harness.exchange.payloads import Payload
-from harness.exchange.transport import LocalTransport
-from harness.exchange.worker import Job, Worker
-from harness.learning.aggregation import Accumulator
 from harness.run import checkpoint
 from harness.run.describe import describe, exchange_rows
 from harness.run.method import load_method, method_names
-from harness.types import SubmodelId
 
 METHODS = method_names()
 NEEDS: dict[str, list[str]] = {
@@ -188,33 +182,6 @@ def test_it_goes_on_from_a_checkpoint_to_the_same_bits(method: str, tmp_path: Pa
     rest = play_job(job, restored=whole.commits[1].checkpoint, first=2)
     assert rest.records == whole.records[2:]
     assert [c.checkpoint for c in rest.commits] == [c.checkpoint for c in whole.commits[2:]]
-
-
-class Forgetful(LocalTransport):
-    """Builds every client anew for every exchange: what is not in its state is lost."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(Worker(job))
-
-    def call(self, requests: Sequence[Request], down: Sequence[Payload]) -> list[Reply]:
-        replies = []
-        for request, payload in zip(requests, down, strict=True):
-            replies += super().call([request], [payload])
-            self._forget()
-        return replies
-
-    def reduce(
-        self, requests: Sequence[Request], down: Mapping[SubmodelId, Payload], into: Accumulator
-    ) -> list[Receipt]:
-        receipts = []
-        for request in requests:
-            receipts += super().reduce([request], down, into)
-            self._forget()
-        return receipts
-
-    def _forget(self) -> None:
-        self.worker.flush()
-        self.worker.resident = None
 
 
 def test_its_clients_keep_nothing_outside_their_state(method: str, play: Play) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from local_run import Play, Played, assert_same, make_config, make_job, play_job, start
+from local_run import Forgetful, Play, Played, assert_same, make_config, make_job, play_job, start
 from torch import nn
 
 from harness.data.task import Batch
@@ -326,23 +326,8 @@ def test_a_lost_worker_changes_no_bit(play: Play) -> None:
     assert_same(play(*UNEQUAL), disturbed)
 
 
-class Homeless(LocalTransport):
-    """Each exchange at a worker that knows nothing but the store."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(Worker(job))
-
-    def call(self, requests: Any, down: Any) -> Any:
-        replies = []
-        for request, payload in zip(requests, down, strict=True):
-            replies += super().call([request], [payload])
-            self.worker.flush()
-            self.worker.resident = None
-        return replies
-
-
 def test_any_worker_may_take_up_what_another_left(play: Play) -> None:
-    assert_same(play(*UNEQUAL), play(*UNEQUAL, transport=Homeless))
+    assert_same(play(*UNEQUAL), play(*UNEQUAL, transport=Forgetful))
 
 
 def test_a_client_outside_the_next_cohort_lands_and_stays(play: Play) -> None:

@@ -2,19 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from local_run import Play, Played, assert_same, make_config, make_job, play_job
+from local_run import Forgetful, Play, Played, assert_same, make_config, make_job, play_job
 from parrots import request
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.exchange.client import Request
-from harness.exchange.payloads import Empty, Payload
-from harness.exchange.transport import LocalTransport
-from harness.exchange.worker import Job, Worker
+from harness.exchange.payloads import Empty
+from harness.exchange.worker import Worker
 from harness.run import checkpoint
 from harness.run.describe import describe, exchange_rows
 from harness.run.driver import preflight
@@ -211,7 +208,7 @@ def test_ablations_charge_what_they_said_and_survive_anything(
     rest = play_job(job, restored=whole.commits[0].checkpoint, first=1)
     assert rest.records == whole.records[1:]
     assert rest.state == whole.state
-    assert_same(whole, play(*words, transport=Homeless))
+    assert_same(whole, play(*words, transport=Forgetful))
     said = {row["endpoint"]: row for row in exchange_rows(whole.engine.method.exchanges(10))}
     for endpoint, row in said.items():
         pairs = {pair for each in traffic(whole, endpoint).values() for pair in each.values()}
@@ -220,31 +217,6 @@ def test_ablations_charge_what_they_said_and_survive_anything(
             assert len(pairs) > 1
         else:
             assert pairs == {(row["rx_bytes"], row["tx_bytes"])}
-
-
-class Homeless(LocalTransport):
-    """Builds every client anew for every exchange: what is not in its state is lost."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(Worker(job))
-
-    def call(self, requests: Sequence[Request], down: Sequence[Payload]) -> list[Any]:
-        replies = []
-        for pair in zip(requests, down, strict=True):
-            replies += super().call([pair[0]], [pair[1]])
-            self._forget()
-        return replies
-
-    def reduce(self, requests: Sequence[Request], down: Any, into: Any) -> list[Any]:
-        receipts = []
-        for one in requests:
-            receipts += super().reduce([one], down, into)
-            self._forget()
-        return receipts
-
-    def _forget(self) -> None:
-        self.worker.flush()
-        self.worker.resident = None
 
 
 def test_a_selection_sends_values_and_places(play: Play) -> None:

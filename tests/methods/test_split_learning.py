@@ -5,12 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from local_run import TINY, Play, Played, assert_same, make_config, make_job, play_job
+from local_run import TINY, Forgetful, Play, Played, assert_same, make_config, make_job, play_job
 
-from harness.exchange.client import Reply, Request
-from harness.exchange.payloads import Payload
-from harness.exchange.transport import LocalTransport
-from harness.exchange.worker import Job, Worker
+from harness.exchange.worker import Worker
 from harness.learning.models import build_module, make_optimizer
 from harness.learning.seeding import torch_generator
 from harness.learning.training import train
@@ -106,21 +103,6 @@ def test_clients_together_take_the_step_of_all_their_data(play: Play) -> None:
     for name, tensor in weights(whole).items():
         torch.testing.assert_close(weights(split)[name], tensor, rtol=1e-4, atol=1e-6)
     assert split.records[-1]["eval/loss"] == pytest.approx(whole.records[-1]["eval/loss"], rel=1e-5)
-
-
-class Forgetful(LocalTransport):
-    """Builds every client anew for every exchange, as if another process served it."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(Worker(job))
-
-    def call(self, requests: Sequence[Request], down: Sequence[Payload]) -> list[Reply]:
-        replies = []
-        for request, payload in zip(requests, down, strict=True):
-            replies += super().call([request], [payload])
-            self.worker.flush()
-            self.worker.resident = None
-        return replies
 
 
 @MODES
