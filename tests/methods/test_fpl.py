@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from local_run import TINY, Play, Played, make_config, make_job, play_job, start
+from torch import nn
 
 from harness.exchange.client import Reply, Request
 from harness.exchange.payloads import Payload
@@ -56,6 +57,15 @@ def by_endpoint(played: Played) -> dict[str, tuple[int, int]]:
 # --- equalities
 
 
+def assert_trained_alike(played: Played, *, server: nn.Module, parts: Sequence[nn.Module]) -> None:
+    """The run's networks are these, to rounding."""
+    for name, tensor in method_state(played).items():
+        torch.testing.assert_close(tensor, server.state_dict()[name], rtol=1e-4, atol=2e-5)
+    for held, branch in zip(branches(played), parts, strict=True):
+        for name, tensor in held.items():
+            torch.testing.assert_close(tensor, branch.state_dict()[name], rtol=1e-4, atol=2e-5)
+
+
 @pytest.mark.parametrize("words", [FPL, SL, (*FPL, "model=cnn", "method.junction_init=average")])
 def test_sources_and_server_train_as_one_network(words: Sequence[str], play: Play) -> None:
     """One optimizer over all branches and the server, the whole batch at once: the same to rounding."""
@@ -72,11 +82,7 @@ def test_sources_and_server_train_as_one_network(words: Sequence[str], play: Pla
             whole.training_step(batch, 0).backward()
             optimizer.step()
             optimizer.zero_grad()
-    for name, tensor in method_state(played).items():
-        torch.testing.assert_close(tensor, whole.server.state_dict()[name], rtol=1e-4, atol=2e-5)
-    for held, branch in zip(branches(played), parts.values(), strict=True):
-        for name, tensor in held.items():
-            torch.testing.assert_close(tensor, branch.state_dict()[name], rtol=1e-4, atol=2e-5)
+    assert_trained_alike(played, server=whole.server, parts=list(parts.values()))
 
 
 def test_both_sides_flops_add_up(play: Play) -> None:
@@ -376,11 +382,7 @@ def test_images_and_a_sensor_train_as_one_network(method: Sequence[str], play: P
         whole.training_step(batch, 0).backward()
         optimizer.step()
         optimizer.zero_grad()
-    for name, tensor in method_state(played).items():
-        torch.testing.assert_close(tensor, whole.server.state_dict()[name], rtol=1e-4, atol=2e-5)
-    for held, branch in zip(branches(played), parts.values(), strict=True):
-        for name, tensor in held.items():
-            torch.testing.assert_close(tensor, branch.state_dict()[name], rtol=1e-4, atol=2e-5)
+    assert_trained_alike(played, server=whole.server, parts=list(parts.values()))
 
 
 def test_what_unlike_sources_exchange_is_what_describe_says(play: Play) -> None:
