@@ -1,6 +1,7 @@
-"""The READMEs inside the packages: their code runs as it stands there, and what they name exists."""
+"""The READMEs: their code runs as it stands there, their commands load, and what they name exists."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from harness.run.method import method_config
 from harness.run.runtime import LocalRuntime
 
 ROOT = Path(__file__).parent.parent
-READMES = sorted(path for top in ("harness", "ray_actors") for path in (ROOT / top).rglob("README.md"))
+FOLDERS = ("harness", "ray_actors", "sweeps", "results")
+READMES = [ROOT / "README.md", *sorted(path for top in FOLDERS for path in (ROOT / top).rglob("README.md"))]
+SWEEPS = sorted(p for p in ROOT.glob("sweeps/*/*.yaml") if p.stem != "claims" and p.parent.name != "compare")
 TINY = ["partition.num_clients=3", "run.num_rounds=2", "runtime.transport=local", "fleet.profiles={phone: 1}"]
 
 
@@ -70,14 +73,41 @@ def test_the_ledger_is_read_as_the_readme_says(tmp_path: Path, monkeypatch: pyte
 COLUMNS = (ROOT / "harness" / "cost" / "README.md").read_text().split("```python")[0]
 
 
-@pytest.mark.parametrize("readme", READMES, ids=[str(path.relative_to(ROOT)) for path in READMES])
-def test_files_and_targets_that_are_named_exist(readme: Path) -> None:
+def named(readme: Path) -> str:
+    return str(readme.relative_to(ROOT))
+
+
+def commands_of(readme: Path) -> list[list[str]]:
+    """`harness run` and `harness describe` lines of a README, without what only hints at more words."""
+    blocks = re.findall(r"```\n(.*?)```", readme.read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines if line.startswith("harness ")]
+    return [w[2:] for w in words if w[1] in ("run", "describe") and "..." not in w]
+
+
+@pytest.mark.parametrize("readme", READMES, ids=named)
+def test_files_targets_and_commands_that_are_named_exist(readme: Path) -> None:
     text = readme.read_text()
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert (readme.parent / link).exists(), link
     for name in re.findall(r"`([a-z_./]+\.(?:py|yaml|sh))`", text):
-        if name not in ("signsgd.py",):
+        if name not in ("signsgd.py", "tuned.yaml", "config.yaml"):
             assert (ROOT / name).exists() or (readme.parent / name).exists(), name
     rules = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make ([a-z]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}[a-z%-]*:", rules, re.MULTILINE), target
+    known = {f"{p.parent.name}-{p.stem}" for p in SWEEPS}
+    for target in re.findall(r"make reproduce-([a-z]+-[a-z0-9_]+)", text):
+        assert any(name == target or name.startswith(f"{target}_") for name in known), target
+    for words in commands_of(readme):
+        loading.load([w for w in words if not w.startswith("--")], method_config=method_config)
+
+
+@pytest.mark.parametrize("paper", ["fedgkt", "mfl", "fdnnc", "fpl", "rpn"])
+def test_the_how_to_of_a_paper_names_all_of_its_sweeps(paper: str) -> None:
+    targets = re.findall(
+        rf"make reproduce-{paper}-([a-z0-9_]+)", (ROOT / "sweeps" / paper / "README.md").read_text()
+    )
+    for file in SWEEPS:
+        if file.parent.name == paper:
+            assert any(file.stem == t or file.stem.startswith(f"{t}_") for t in targets), file
