@@ -3,7 +3,7 @@
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,8 +71,7 @@ def sweep(
 ) -> None:
     """Run every cell of a sweep, or its search, on warm actors; finished runs are read, not repeated."""
     from harness.run.sweep import expand
-    from harness.run.sweep_board import Board
-    from harness.run.sweep_run import Limits, trials_of
+    from harness.run.sweep_run import Limits
     from harness.run.sweep_search import read_search
 
     words = settings or []
@@ -85,14 +84,7 @@ def sweep(
             f"{file}: {len(cells)} cells", cells, num_trials=search.settings.num_trials if search else None
         )
         return
-    trials = trials_of(cells, resume=resume)
-    total = search.settings.num_trials if search else len(trials)
-    with Board(total, say=say, word="trial" if search else "cell", console=console()) as board:
-        play(search or trials, board=board, limits=Limits(jobs, budget_s, retries))
-    board.close()
-    if search and (best := board.best(search.goal)):
-        say(f"best: {best}")
-    if board.failures():
+    if not play_cells(cells, search=search, resume=resume, limits=Limits(jobs, budget_s, retries)):
         raise typer.Exit(1)
 
 
@@ -216,6 +208,21 @@ def data_prepare(
     from harness.data.prepare import prepare
 
     print(f"{name}: {prepare(name, source=source)}")
+
+
+def play_cells(cells: Sequence[Any], *, search: Any = None, resume: bool = True, limits: Any = None) -> bool:
+    """Run what is not finished, or a search; False where a cell failed, after all others."""
+    from harness.run.sweep_board import Board
+    from harness.run.sweep_run import Limits, trials_of
+
+    trials = trials_of(cells, resume=resume)
+    total = search.settings.num_trials if search else len(trials)
+    with Board(total, say=say, word="trial" if search else "cell", console=console()) as board:
+        play(search or trials, board=board, limits=limits or Limits())
+    board.close()
+    if search and (best := board.best(search.goal)):
+        say(f"best: {best}")
+    return not board.failures()
 
 
 def play(work: Any, *, board: Any, limits: Any) -> None:

@@ -28,7 +28,7 @@ def reproduce(
     failed = False
     for file in files:
         cells = expand(file, scale=scale, words=settings or [])
-        failed |= not run_sweep(file, scale=scale, settings=settings)
+        failed |= not cli.play_cells(cells)
         out = Path(cells[0].cfg.run.results_dir) / "reports" / file.parent.name / f"{file.stem}-{scale}"
         try:
             found = write(file, cells, scale=scale, out=out)
@@ -63,7 +63,7 @@ def tune(
 
     limit, out = parse_budget(budget), out or file.with_name("tuned.yaml")
     cells = expand(file, scale=scale, words=settings or [])
-    if not run_sweep(file, scale=scale, settings=settings):
+    if not cli.play_cells(cells):
         raise typer.Exit(1)
     ids = {cell.cfg.run_id for cell in cells}
     results = frames.load(Path(cells[0].cfg.run.results_dir), ledger=False, only=ids)
@@ -106,7 +106,7 @@ def compare(
         results, out = frames.load(source, ledger=False), out or source / "compare"
     else:
         cells = expand(source, scale=scale, words=settings or [])
-        run_sweep(source, scale=scale, settings=settings)
+        cli.play_cells(cells)
         ids = {cell.cfg.run_id for cell in cells}
         folder = Path(cells[0].cfg.run.results_dir)
         results = frames.load(folder, ledger=False, only=ids)
@@ -114,16 +114,3 @@ def compare(
     page = write(results, limits, out=out, target=target)
     cli.say((out / "compare.md").read_text())
     cli.say(f"report: {page}")
-
-
-def run_sweep(file: Path, *, scale: str | None, settings: list[str] | None) -> bool:
-    """Run what is not finished; False where a cell failed, after all others."""
-    from harness import cli
-
-    try:
-        cli.sweep(file, scale=scale, settings=settings)
-    except typer.Exit as stop:
-        if stop.exit_code != 1:
-            raise
-        return False
-    return True
