@@ -50,11 +50,18 @@ def load_backbone(module: nn.Module, source: Path | Mapping[str, Tensor]) -> Non
     """Copy the trunk's part of `source` into `module`, in place; everything else stays.
 
     A file is what torch.save made of a state_dict, or a checkpoint of Lightning. Raises ValueError as
-    `backbone_of` does, and OSError for a file that cannot be read.
+    `backbone_of` does and for any other file, and OSError for one that cannot be read.
     """
     own, state = _floats(module), source
     if isinstance(state, Path):
-        tree = torch.load(state, map_location="cpu", weights_only=True)
+        try:
+            tree = torch.load(state, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception:  # of many kinds for bytes that are not torch's own
+            tree = None
+        if not isinstance(tree, Mapping):
+            raise ValueError(f"{state}: not what torch.save made of a state_dict or Lightning of a module")
         state = dict(tree.get("state_dict", tree))
     for name, tensor in backbone_of(state, module).items():
         own[name].copy_(tensor)

@@ -103,7 +103,12 @@ def read_weights(source: Path, *, key: str) -> dict[str, torch.Tensor]:
             raise ConfigError(f"{key}={source}: holds no checkpoint; give a run's folder or a weights file")
         tree = load_bytes(found.state)["method"]
     elif source.is_file():
-        tree = load_bytes(source.read_bytes())
+        try:
+            tree = load_bytes(source.read_bytes())
+        except ConfigError:
+            raise ConfigError(
+                f"{key}={source}: not what torch.save made of a state_dict; give a run's folder or a weights file"
+            ) from None
     else:
         raise ConfigError(f"{key}={source}: no such file or folder; give a run's folder or a weights file")
     for key in ("weights", "state_dict"):

@@ -57,3 +57,14 @@ def test_the_trunk_of_a_segmentation_network() -> None:
     assert torch.equal(module.backbone(images), source.backbone(images))
     with pytest.raises(ValueError, match=r"^backbone\.conv\.weight: not among the weights"):
         load_backbone(module, tiny().state_dict())
+
+
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pt"
+    for content in (b"no weights", b""):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"weights.pt: not what torch.save made"):
+            load_backbone(nn.Linear(1, 1), file)
+    torch.save([1, 2], file)
+    with pytest.raises(ValueError, match=r"weights.pt: not what torch.save made"):
+        load_backbone(nn.Linear(1, 1), file)

@@ -270,6 +270,9 @@ def test_of_a_checkpoint_that_fits_in_part_the_rest_starts_random(play: Play, tm
     torch.save({"elsewhere": torch.zeros(3)}, file)
     with pytest.raises(ConfigError, match="fits no tensor of the network"):
         play(*CONV, f"method.init_checkpoint={file}")
+    file.write_text("no weights")
+    with pytest.raises(ConfigError, match=r"method.init_checkpoint=.*: not what torch.save made"):
+        play(*CONV, f"method.init_checkpoint={file}")
     with pytest.raises(ConfigError, match=r"method.init_checkpoint=nowhere.pt: no such file"):
         play(*CONV, "method.init_checkpoint=nowhere.pt")
 
