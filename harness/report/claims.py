@@ -3,6 +3,7 @@
 What a claim is, and how a file of them looks: harness/report/claims_file.py.
 """
 
+import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,10 @@ from harness.config import as_dict
 from harness.data.tasks import load_task
 from harness.report import frames
 from harness.report.claims_file import Claim, Setup, load_claims, plain
-from harness.report.formula import evaluate
+from harness.report.formula import evaluate, names_in, parse
 from harness.report.markup import class_of, pairs_list, scroll
-from harness.report.measured import MIN_SEEDS, Measurement, measure
+from harness.report.measured import MIN_SEEDS, Measurement, cells_by_scale, measure
+from harness.report.printed import read_printed
 from harness.run.describe import describe
 from harness.run.driver import execute
 from harness.run.method import method_config
@@ -87,7 +89,8 @@ def audit(claims: Sequence[Claim], *, results: Path | frames.Results) -> list[Ve
 
     Raises ConfigError naming file and claim.
     """
-    facts, found = Facts(), None
+    found = None
+    facts = Facts(results.folder if isinstance(results, frames.Results) else results)
     if isinstance(results, frames.Results):
         found = results
     elif any(claim.question for claim in claims) and any(results.glob("*/config.yaml")):
@@ -104,18 +107,68 @@ def audit(claims: Sequence[Claim], *, results: Path | frames.Results) -> list[Ve
 class Facts:
     """The trees that formulas speak of, each made once."""
 
-    def __init__(self) -> None:
+    def __init__(self, results: Path) -> None:
+        """`results` is the folder whose `bench` holds what benchmarks wrote."""
+        self._bench = results / "bench"
         self._known: dict[Setup, Mapping[str, Any]] = {}
 
     def of(self, claim: Claim, name: str) -> Mapping[str, Any]:
         """What `name` holds in the formulas of `claim`. Raises ConfigError."""
-        kind, words = setup = claim.setups[name]
+        section, words = setup = claim.setups[name]
         if setup not in self._known:
             try:
-                self._known[setup] = described(words) if kind == "describe" else played(words)
+                self._known[setup] = self._make(section, words)
             except ConfigError as error:
-                raise ConfigError(f"{kind}.{name}: {error}") from None
+                raise ConfigError(f"{section}.{name}: {error}") from None
         return self._known[setup]
+
+    def _make(self, section: str, words: Sequence[str]) -> Mapping[str, Any]:
+        match section:
+            case "describe":
+                return described(words)
+            case "ledger":
+                return played(words)
+            case "printed":
+                return printed(Path(words[0]))
+            case _:
+                return benchmarked(self._bench / words[0])
+
+    def measured(self, claim: Claim) -> bool:
+        """Whether the benchmarks that a claim asks have left their files."""
+        return all((self._bench / claim.setups[name][1][0]).is_file() for name in names_of(claim))
+
+    def repeats(self, claim: Claim) -> int:
+        """Of the benchmark with the fewest."""
+        return min(int(self.of(claim, name)["repeats"]) for name in names_of(claim))
+
+
+def names_of(claim: Claim) -> list[str]:
+    """The names in a claim's own formula."""
+    return names_in(parse(str(claim.value)))
+
+
+def printed(file: Path) -> dict[str, Any]:
+    """Quantity -> setting -> ... -> number, as the section `printed` of a sweep has them."""
+    full = next(iter(cells_by_scale(file).values()))
+    tree: dict[str, Any] = {}
+    for quantity in read_printed(file, full=full):
+        for path, value in quantity.printed.items():
+            below = tree
+            for key in (quantity.name, *path[:-1]):
+                below = below.setdefault(key, {})
+            below[path[-1]] = value
+    return tree
+
+
+def benchmarked(file: Path) -> dict[str, Any]:
+    """What a benchmark wrote: `repeats`, and tables of its own."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read ({error}); run the benchmark again") from None
+    if not (isinstance(found, dict) and isinstance(found.get("repeats"), int)):
+        raise ConfigError(f"{file}: holds no `repeats`; run the benchmark again")
+    return found
 
 
 def described(words: Sequence[str]) -> dict[str, Any]:
@@ -184,12 +237,16 @@ def _judge(claim: Claim, facts: Facts, results: frames.Results | None) -> Verdic
     expected = claim.expected
     bound = evaluate(expected.formula, names=names)
     slack = expected.slack(bound)
+    if claim.of_a_benchmark and not facts.measured(claim):
+        return Verdict(claim, Outcome.NOT_RUN, bound, None, claim.conditions)
     if claim.value is not None:
         found = evaluate(claim.value, names=names)
         right = decide(expected.relation, low=found, high=found, bound=bound, slack=slack)
         outcome = (
             Outcome.CONTRADICTED if not right else Outcome.CONDITION if claim.conditions else Outcome.HOLDS
         )
+        if claim.of_a_benchmark and facts.repeats(claim) < MIN_SEEDS:
+            outcome = Outcome.INDICATIVE
         return Verdict(claim, outcome, bound, found, claim.conditions)
     assert claim.question is not None
     m = measure(claim.question, results) if results is not None else None

@@ -10,9 +10,20 @@
          runs: {variant: fedavg}, than: {variant: fedsgd}, compare: ratio,
          statistic: rounds_to, target: 0.99, expected: "< 1"}
 
+      - {id: planner, source: section 4, claim: "...", kind: measured, value: max(planning.given.exponent),
+         expected: "<= 1.1"}
+    printed: {table2: table2.yaml}                         # what the paper itself printed, of a sweep
+    bench: {planning: planning.json}                       # what a benchmark wrote into results/bench
+
 `value` and `expected` are formulas (harness/report/formula.py); `expected` may open with <, <=, > or >=, and
 without one needs no more than `tolerance` (a number, or a percentage of it: "5 %"). In formulas a `describe`
-name holds `models`, `exchanges`, `data` and `config`; a `ledger` name holds `rounds`, `ledger` and `config`.
+name holds `models`, `exchanges`, `data` and `config`; a `ledger` name holds `rounds`, `ledger` and `config`;
+a `printed` name holds the paper's numbers, as `table2["Test accuracy"].fedavg`.
+
+A measured claim asks the runs of a sweep: `runs`, against `than` where there is one, and `less: {runs, than}`
+takes another difference from that one. In place of the task's metric `value` may be a formula over one run
+(harness/report/printed.py), and `than_value` another one for the second side. Without a sweep it is a
+formula over benchmarks.
 """
 
 import functools
@@ -29,22 +40,30 @@ import yaml
 from harness.config import nearest, require
 from harness.report.formula import names_in, parse
 from harness.report.measured import Candidate, Question, cells_by_scale, pick
+from harness.report.printed import NAMES
 from harness.run.sweep import Cell
 from harness.types import ConfigError
 
 Setup = tuple[str, tuple[str, ...]]
 SweepReader = Callable[[Path], Mapping[str, Sequence[Cell]]]
 
-SECTIONS: Final = ("paper", "describe", "ledger", "claims")
+SETUPS: Final = ("describe", "ledger", "printed", "bench")
+"""Sections that give formulas their names."""
+SECTIONS: Final = ("paper", *SETUPS, "claims")
 COMMON: Final = ("id", "source", "claim", "kind", "expected")
 FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "analytic": ("value",),
     "measured": ("sweep", "runs", "statistic"),
+    "bench": ("value",),
 }
-"""What a claim of each kind must have beside COMMON."""
+"""What a claim of each kind must have beside COMMON; bench: a measured one without a sweep."""
 OPTIONAL: Final[Mapping[str, tuple[str, ...]]] = {
     "analytic": ("tolerance", "conditions"),
-    "measured": ("tolerance", "conditions", "than", "target", "split", "compare"),
+    "measured": (
+        *("tolerance", "conditions", "than", "less", "target", "split", "compare"),
+        *("value", "than_value"),
+    ),
+    "bench": ("tolerance", "conditions"),
 }
 
 
@@ -86,26 +105,29 @@ class Claim:
     """analytic or measured."""
     expected: Expected
     value: str | None
-    """The formula of an analytic claim."""
+    """The formula of a claim that asks no runs."""
     question: Question | None
     """What a measured claim asks of the runs."""
     conditions: str | None
     """Under which it can hold at all."""
     setups: Mapping[str, Setup]
-    """Name -> (describe or ledger, `key=value` words)."""
+    """Name -> (section, `key=value` words or a file)."""
     sweep: Path | None
     """File whose cells a measured claim asks."""
     sides: Sequence[Mapping[str, object]]
-    """Settings of the one or two cells."""
+    """Settings of the cells: one, two or four."""
+
+    @property
+    def of_a_benchmark(self) -> bool:
+        """Whether it is measured, but not on runs."""
+        return self.kind == "measured" and self.question is None
 
     def command(self, scale: str | None) -> str:
         """Command lines that make its figure again; `scale` is that of the sweep, by default its fullest."""
         if self.sweep is not None:
             return shlex.join(["harness", "sweep", str(self.sweep), *self._words(scale)])
         names = dict.fromkeys([*names_in(parse(str(self.value))), *names_in(parse(self.expected.formula))])
-        verbs = {"describe": ["describe"], "ledger": ["run", "runtime.transport=local"]}
-        setups = [self.setups[name] for name in names]
-        return "; ".join(shlex.join(["harness", *verbs[kind], *words]) for kind, words in setups)
+        return "; ".join(shlex.join(_command_of(*self.setups[name])) for name in names)
 
     def _words(self, scale: str | None) -> list[str]:
         assert self.question is not None
@@ -136,6 +158,18 @@ def load_claims(paper: str | None = None, *, folder: Path | None = None) -> list
     return [claim for name, file in files.items() if paper in (None, name) for claim in _read(file)]
 
 
+def _command_of(section: str, words: Sequence[str]) -> list[str]:
+    match section:
+        case "describe":
+            return ["harness", "describe", *words]
+        case "ledger":
+            return ["harness", "run", "runtime.transport=local", *words]
+        case "printed":
+            return ["harness", "reproduce", *words]
+        case _:
+            return ["make", "bench-claims"]
+
+
 def plain(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
@@ -147,9 +181,7 @@ def _read(file: Path) -> list[Claim]:
         raise ConfigError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
     try:
         _check_keys(tree, SECTIONS, needed=("paper", "claims"))
-        setups = {
-            name: (kind, words) for kind in ("describe", "ledger") for name, words in _setups(tree, kind)
-        }
+        setups = {name: (kind, words) for kind in SETUPS for name, words in _setups(tree, kind, file.parent)}
         require(isinstance(tree["claims"], list), f"claims: must be a list, got {tree['claims']!r}")
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
@@ -167,42 +199,64 @@ def _read(file: Path) -> list[Claim]:
     return claims
 
 
-def _setups(tree: Mapping[str, Any], kind: str) -> list[tuple[str, tuple[str, ...]]]:
+def _setups(tree: Mapping[str, Any], kind: str, folder: Path) -> list[tuple[str, tuple[str, ...]]]:
     section = tree.get(kind) or {}
-    require(isinstance(section, dict), f"{kind}: must hold `name: [key=value, ...]`, got {section!r}")
-    for name, words in section.items():
-        require(isinstance(words, list), f"{kind}.{name}: must be a list of key=value, got {words!r}")
-    return [(name, tuple(str(word) for word in words)) for name, words in section.items()]
+    words = "a file" if kind in ("printed", "bench") else "[key=value, ...]"
+    require(isinstance(section, dict), f"{kind}: must hold `name: {words}`, got {section!r}")
+    found: list[tuple[str, tuple[str, ...]]] = []
+    for name, value in section.items():
+        if kind in ("printed", "bench"):
+            require(isinstance(value, str), f"{kind}.{name}: must be {words}, got {value!r}")
+            found.append((name, (str(folder / value) if kind == "printed" else value,)))
+        else:
+            require(isinstance(value, list), f"{kind}.{name}: must be a list of key=value, got {value!r}")
+            found.append((name, tuple(str(word) for word in value)))
+    return found
+
+
+def _kind(entry: Any) -> str:
+    """That of FIELDS. Raises ConfigError."""
+    kind = entry.get("kind") if isinstance(entry, dict) else None
+    require(kind in ("analytic", "measured"), f"kind: must be analytic or measured, got {kind!r}")
+    return "bench" if kind == "measured" and "sweep" not in entry and "value" in entry else str(kind)
 
 
 def _claim(entry: Any, *, file: Path, setups: Mapping[str, Setup], cells: SweepReader) -> Claim:
-    kind = entry.get("kind") if isinstance(entry, dict) else None
-    require(kind in FIELDS, f"kind: must be {' or '.join(FIELDS)}, got {kind!r}")
-    needed = (*COMMON, *FIELDS[str(kind)])
-    _check_keys(entry, (*needed, *OPTIONAL[str(kind)]), needed=needed)
+    kind = _kind(entry)
+    needed = (*COMMON, *FIELDS[kind])
+    _check_keys(entry, (*needed, *OPTIONAL[kind]), needed=needed)
     expected = _expected(entry["expected"], entry.get("tolerance", 0))
-    value = str(entry["value"]) if kind == "analytic" else None
-    for formula in filter(None, (expected.formula, value)):
-        for name in names_in(parse(formula)):
-            require(name in setups, f"{formula!r}: nothing is called {name}{nearest(name, list(setups))}")
-    if kind == "analytic":
-        assert value is not None
-        require(
-            len(names_in(parse(value))) > 0,
-            f"value: {value!r} is typed in; compute it from describe or ledger",
-        )
+    asks = kind == "measured"
+    value = None if asks else str(entry["value"])
+    _check_names(expected.formula, value, kind=kind, setups=setups)
+    sweep = file.parent / str(entry["sweep"]) if asks else None
     return Claim(
         **{key: str(entry[key]) for key in ("id", "source", "claim", "kind")},
         file=file,
         paper=file.parent.name,
         expected=expected,
         value=value,
-        question=_question(entry, cells(file.parent / str(entry["sweep"]))) if kind == "measured" else None,
-        sweep=file.parent / str(entry["sweep"]) if kind == "measured" else None,
-        sides=[entry[key] for key in ("runs", "than") if key in entry],
+        question=_question(entry, cells(sweep)) if sweep else None,
+        sweep=sweep,
+        sides=_sides(entry) if asks else [],
         conditions=entry.get("conditions"),
         setups=setups,
     )
+
+
+def _check_names(expected: str, value: str | None, *, kind: str, setups: Mapping[str, Setup]) -> None:
+    for formula in filter(None, (expected, value)):
+        for name in names_in(parse(formula)):
+            require(name in setups, f"{formula!r}: nothing is called {name}{nearest(name, list(setups))}")
+    if value is None:
+        return
+    sections = {setups[name][0] for name in names_in(parse(value))}
+    if kind == "bench":
+        told = "a measured claim without a sweep asks what stands under bench"
+        require(sections == {"bench"}, f"value: {value!r}: {told}")
+    else:
+        told = "is typed in; compute it from describe, ledger or printed"
+        require(len(sections) > 0 and "bench" not in sections, f"value: {value!r} {told}")
 
 
 def _expected(text: object, tolerance: object) -> Expected:
@@ -222,12 +276,7 @@ def _expected(text: object, tolerance: object) -> Expected:
 
 
 def _question(entry: Mapping[str, Any], cells: Mapping[str, Sequence[Cell]]) -> Question:
-    sides = []
-    for key in ("runs", "than"):
-        side = entry.get(key, {})
-        require(isinstance(side, dict), f"{key}: must hold settings of the sweep's cells, got {side!r}")
-        if key in entry:
-            sides.append(side)
+    sides = _sides(entry)
     target = entry.get("target")
     require(isinstance(target, int | float | None), f"target: must be a number, got {target!r}")
     candidates = []
@@ -244,9 +293,38 @@ def _question(entry: Mapping[str, Any], cells: Mapping[str, Sequence[Cell]]) -> 
         target=target,
         split=str(entry.get("split", "val")),
         compare=str(entry.get("compare", "difference")),
+        values=_values(entry),
     )
     question.check()
     return question
+
+
+def _sides(entry: Mapping[str, Any]) -> list[Mapping[str, object]]:
+    """What `runs`, `than`, and those of `less`, say. Raises ConfigError."""
+    less = entry.get("less")
+    if less is not None:
+        _check_keys(less, ("runs", "than"), needed=("runs", "than"))
+        require("than" in entry, "less: is taken from a difference; give `than`, too")
+    sides = []
+    for where, tree in (("", entry), ("less.", less or {})):
+        for key in ("runs", "than"):
+            side = tree.get(key, {})
+            told = f"{where}{key}: must hold settings of the sweep's cells"
+            require(isinstance(side, dict), f"{told}, got {side!r}")
+            if key in tree:
+                sides.append(side)
+    return sides
+
+
+def _values(entry: Mapping[str, Any]) -> tuple[str | None, ...]:
+    require("than_value" not in entry or "than" in entry, "than_value: there is no `than`")
+    found = tuple(str(entry[key]) if key in entry else None for key in ("value", "than_value"))
+    for formula in filter(None, found):
+        names = names_in(parse(formula))
+        require(len(names) > 0, f"value: {formula!r} is typed in; compute it from a run")
+        for name in names:
+            require(name in NAMES, f"value: {formula!r}: nothing is called {name}{nearest(name, NAMES)}")
+    return found if "than_value" in entry else found[:1]
 
 
 def _check_keys(entry: Any, allowed: Sequence[str], *, needed: Sequence[str]) -> None:

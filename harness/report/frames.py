@@ -31,6 +31,8 @@ AXES: Final[Mapping[str, tuple[str, ...]]] = {
 """What can be paid for accuracy, and the running totals of rounds.jsonl that add up to it."""
 
 DRAWN: Final[Mapping[str, tuple[str, ...]]] = {"uploads": ("cost/tx_bytes_total",), **AXES}
+SPENT: Final = ("rounds", *DRAWN)
+"""What a run spends: `rounds` counts from 1, the others are running totals."""
 """What the metric is drawn against; uploads are the narrower half of the traffic."""
 
 SECTIONS: Final = (("best", "best"), ("totals", "total"), ("timings", "timing"), ("energy", "energy"))

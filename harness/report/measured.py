@@ -16,19 +16,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.config import ADDED, NOT_HASHED, Config, as_dict, nearest, require
-from harness.report.frames import AXES, Results, flatten
+from harness.report.frames import SPENT, Results, flatten
+from harness.report.printed import Reader
 from harness.run.sweep import Cell, expand, read_sections
 
 MIN_SEEDS: Final = 5
 """Fewer do not make a verdict."""
-COSTS: Final = ("rounds", *AXES)
 STATISTICS: Final = (
     "final",
     "best",
-    *(f"{cost}_to" for cost in COSTS),
-    *(f"total_{cost}" for cost in COSTS),
+    "lowest_val_loss",
+    *(f"{cost}_to" for cost in SPENT),
+    *(f"total_{cost}" for cost in SPENT),
 )
-"""`final`: test metric of the last round; `best`: test metric at the round of best val; `<cost>_to`: what was
+"""`final`: test metric of the last round; `best`: test metric at the round of best val (or a formula of the
+question there); `lowest_val_loss`: the round, from 1, where the loss on val was lowest; `<cost>_to`: what was
 spent when the metric reached `target`; `total_<cost>`: what the run cost."""
 COMPARISONS: Final = ("difference", "ratio")
 
@@ -43,7 +45,8 @@ class Candidate:
     scale: str
     """paper, small or smoke."""
     sides: tuple[Config, ...]
-    """One configuration, or two to compare, seed by seed; their own seeds do not matter."""
+    """One configuration, two to compare, or four: the difference of two differences. Seed by seed; their own
+    seeds do not matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,13 @@ class Question:
     """Where the target is read: val, or test where a paper defines it so."""
     compare: str = "difference"
     """difference (first - second) or ratio (first / second)."""
+    values: tuple[str | None, ...] = (None,)
+    """A formula over one run (harness/report/printed.py) instead of the task's metric, for each side; the
+    last one stands for those that follow."""
+
+    def value_of(self, side: int) -> str | None:
+        """The formula of a side."""
+        return self.values[min(side, len(self.values) - 1)]
 
     def check(self) -> None:
         """Raise ConfigError for a question that no runs answer."""
@@ -72,6 +82,15 @@ class Question:
         needs = self.statistic.endswith("_to")
         told = "needs a target" if needs else "has no target"
         require(needs == (self.target is not None), f"target: {self.statistic} {told}, got {self.target}")
+        formula = next((value for value in self.values if value is not None), None)
+        require(
+            formula is None or self.statistic in ("final", "best"),
+            f"value: {formula!r} is read where statistic is final or best, got {self.statistic}",
+        )
+        four = len(self.candidates[0].sides) == 4
+        require(
+            not four or self.compare == "difference", f"compare: less takes differences, got {self.compare}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +134,7 @@ def measure(question: Question, results: Results) -> Measurement | None:
     """The answer of the fullest scale with MIN_SEEDS seeds, else of the fullest with any; None without."""
     answers = []
     for candidate in question.candidates:
-        sides = [_samples(cfg, question, results) for cfg in candidate.sides]
+        sides = [_samples(cfg, question, side, results) for side, cfg in enumerate(candidate.sides)]
         seeds = sorted(set.intersection(*(set(side) for side in sides)))
         if seeds:
             bounds = [np.array([side[seed] for seed in seeds]) for side in sides]
@@ -125,14 +144,19 @@ def measure(question: Question, results: Results) -> Measurement | None:
     return next(iter(enough or answers), None)
 
 
-def _samples(cfg: Config, question: Question, results: Results) -> dict[int, tuple[float, float]]:
+def _samples(cfg: Config, question: Question, side: int, results: Results) -> dict[int, tuple[float, float]]:
     """Seed -> bounds of the statistic, from the finished runs of this configuration."""
     wanted = _settings({f"config.{key}": value for key, value in flatten(as_dict(cfg)).items()})
     found = {}
     for run in results.runs[results.runs["finished"]].to_dict("records"):
         if _settings(run) == wanted:
             rounds = results.rounds[results.rounds["run_id"] == run["run_id"]].sort_values("round")
-            low, high = _statistic(run, rounds, question)
+            formula = question.value_of(side)
+            if formula is None:
+                low, high = _statistic(run, rounds, question)
+            else:
+                best = question.statistic == "best"
+                low = high = Reader(cfg, run, rounds, known={}).value(formula, best=best)
             if not math.isnan(low):
                 found[int(run["seed"])] = (low, high)
     return found
@@ -162,6 +186,8 @@ def _statistic(run: Row, rounds: pd.DataFrame, question: Question) -> tuple[floa
         value = float(run.get(key, math.nan))
         return value, value
     spent = rounds.assign(rounds=rounds["round"] + 1)
+    if question.statistic == "lowest_val_loss":
+        return _lowest(spent, planned=int(run["config.run.num_rounds"]))
     if question.statistic.startswith("total_"):
         value = float(spent[question.statistic.removeprefix("total_")].iloc[-1])
         return value, value
@@ -172,6 +198,15 @@ def _statistic(run: Row, rounds: pd.DataFrame, question: Question) -> tuple[floa
         return float(hits.iloc[0]), float(hits.iloc[0])
     # Not reached: more than the whole run, nobody knows how much.
     return float(column.iloc[-1]), math.inf
+
+
+def _lowest(rounds: pd.DataFrame, *, planned: int) -> tuple[float, float]:
+    losses = rounds.dropna(subset=["val/loss"]) if "val/loss" in rounds else rounds.iloc[:0]
+    if losses.empty:
+        return math.nan, math.nan
+    number = float(losses.sort_values("val/loss", kind="stable")["rounds"].iloc[0])
+    # Still falling when the rounds were used up: there or later.
+    return number, math.inf if number >= planned else number
 
 
 def _interval(sides: Sequence[Floats], compare: str) -> tuple[float, float, float]:
@@ -194,7 +229,10 @@ def _interval(sides: Sequence[Floats], compare: str) -> tuple[float, float, floa
 
 
 def _combine(means: Sequence[Floats], compare: str) -> tuple[Floats, Floats]:
-    """Bounds of the difference or ratio of means, each [draws, 2]."""
+    """Bounds of the difference or ratio of means, each [draws, 2]; of four, the difference of differences."""
+    if len(means) == 4:
+        (low, high), (less_low, less_high) = (_combine(means[i : i + 2], compare) for i in (0, 2))
+        return low - less_high, high - less_low
     first = means[0]
     if len(means) == 1:
         return first[:, 0], first[:, 1]

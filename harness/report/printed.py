@@ -21,8 +21,7 @@ import pandas as pd
 from harness.config import Config, nearest, require
 from harness.cost.carbon import JOULES_PER_KWH, carbon_g
 from harness.report.formula import evaluate, names_in, parse
-from harness.report.frames import AXES
-from harness.report.measured import COSTS
+from harness.report.frames import AXES, SPENT
 from harness.run.describe import describe
 from harness.run.sweep import Cell, read_sections
 
@@ -151,9 +150,15 @@ class Reader:
 
         Raises ConfigError for a formula that asks for what the run does not have.
         """
-        row = self._row(best=best)
         reached = self._reached(quantity)
-        if row is None or (quantity.target is not None and reached is None):
+        if quantity.target is not None and reached is None:
+            return math.nan
+        return self.value(quantity.value, best=best, reached=reached)
+
+    def value(self, formula: str, *, best: bool, reached: Mapping[str, float] | None = None) -> float:
+        """What a formula gives there; `reached` is what it calls `to`. Raises ConfigError."""
+        row = self._row(best=best)
+        if row is None:
             return math.nan
         trees = {
             "at": lambda: _nested(row, metric=str(self._run["metric"])),
@@ -161,7 +166,7 @@ class Reader:
             "to": lambda: reached,
             "describe": self._describe,
         }
-        return evaluate(quantity.value, names=lambda name: trees[name]())
+        return evaluate(formula, names=lambda name: trees[name]())
 
     def _row(self, *, best: bool) -> Mapping[Any, Any] | None:
         rows = self._rounds
@@ -187,7 +192,7 @@ class Reader:
             return None
         rows = self._rounds.assign(rounds=self._rounds["round"] + 1)
         hits = rows[rows[key] >= quantity.target].to_dict("records")
-        return {cost: float(hits[0][cost]) for cost in COSTS} if hits else None
+        return {cost: float(hits[0][cost]) for cost in SPENT} if hits else None
 
 
 def _nested(row: Mapping[Any, Any], *, metric: str) -> dict[str, Any]:

@@ -111,12 +111,18 @@ def test_the_claims_of_fedavgs_paper() -> None:
 
 
 def write_run(tmp_path: Path, cfg: Config, val: Sequence[float], *, finished: bool = True) -> None:
-    """A run whose test accuracy is val - 0.1 and whose every round sends 10 B."""
+    """A run whose val loss is 1 - val, test accuracy val - 0.1, and whose every round sends 10 B."""
     folder = tmp_path / "results" / cfg.run_id
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(as_dict(cfg)))
     lines = [
-        {"round": i, "val/accuracy": x, "eval/accuracy": x - 0.1, "cost/tx_bytes_total": 10 * (i + 1)}
+        {
+            "round": i,
+            "val/accuracy": x,
+            "val/loss": 1 - x,
+            "eval/accuracy": x - 0.1,
+            "cost/tx_bytes_total": 10 * (i + 1),
+        }
         for i, x in enumerate(val)
     ]
     (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -241,6 +247,64 @@ def test_rounds_and_bytes_to_a_target_on_val_or_test(tmp_path: Path) -> None:
     assert ask(tmp_path, statistic="best", expected=0.8, tolerance=1e-9).outcome == "holds"
 
 
+def test_the_round_of_the_lowest_validation_loss(tmp_path: Path) -> None:
+    write_runs(tmp_path, "avg", [[0.5, 0.8, 0.7, 0.8]] * 5)
+    assert ask(tmp_path, statistic="lowest_val_loss", expected=2).outcome == "holds"
+    write_runs(tmp_path, "sgd", [[0.5, 0.6, 0.7, 0.8]] * 5)
+    last = ask(tmp_path, statistic="lowest_val_loss", runs={"variant": "sgd"}, expected=4)
+    assert last.outcome == "indicative", "still falling when the rounds were used up"
+    assert (last.as_dict()["low"], last.as_dict()["high"]) == (4.0, None)
+
+
+def test_a_formula_over_each_run(tmp_path: Path) -> None:
+    write_runs(tmp_path, "avg", FIVE)
+    write_runs(tmp_path, "sgd", FIVE)
+    alone = ask(tmp_path, value="at.val.loss + at.eval.accuracy", expected=0.9, tolerance=1e-9)
+    assert alone.outcome == "holds"
+    versus = {"than": {"variant": "sgd"}, "value": "at.val.accuracy"}
+    assert ask(tmp_path, **versus, expected=0, tolerance=1e-9).outcome == "holds"
+    twice = ask(
+        tmp_path, **versus, than_value="2 * at.val.accuracy", compare="ratio", expected=0.5, tolerance=1e-9
+    )
+    assert twice.outcome == "holds"
+    with pytest.raises(ConfigError, match=r"claim it: .*no 'f1' here"):
+        ask(tmp_path, value="at.eval.f1", expected="> 0")
+
+
+def test_a_difference_less_another(tmp_path: Path) -> None:
+    write_runs(tmp_path, "avg", FIVE)
+    write_runs(tmp_path, "sgd", [[x - 0.1 for x in curve] for curve in FIVE])
+    avg, sgd = {"variant": "avg"}, {"variant": "sgd"}
+    more = ask(tmp_path, runs=avg, than=sgd, less={"runs": sgd, "than": avg}, expected=0.2, tolerance=1e-9)
+    assert more.outcome == "holds"
+    assert "variant=[avg, sgd]" in more.command
+
+
+def test_what_a_paper_printed_is_read_from_its_sweep(tmp_path: Path) -> None:
+    values = "value: at.eval.metric, by: [variant], values: {avg: 90, sgd: 60}"
+    printed = f"printed: [{{quantity: Top, unit: '%', {values}}}]"
+    write_claims(tmp_path, [])
+    (tmp_path / "sweeps/toy/table.yaml").write_text(SWEEP + printed)
+    claim = {"kind": "analytic", "value": "table.Top.avg / table.Top.sgd"}
+    found = judge(tmp_path, claim | {"expected": 1.5}, printed={"table": "table.yaml"})
+    assert found.outcome == "holds"
+    assert found.command.startswith("harness reproduce ")
+    assert (
+        judge(tmp_path, claim | {"expected": "< 1"}, printed={"table": "table.yaml"}).outcome
+        == "contradicted"
+    )
+
+
+@pytest.mark.parametrize(("repeats", "outcome"), [(5, "holds"), (4, "indicative"), (None, "not run")])
+def test_a_benchmark_is_read_from_what_it_wrote(tmp_path: Path, repeats: int | None, outcome: str) -> None:
+    if repeats:
+        (tmp_path / "results" / "bench").mkdir(parents=True)
+        told = {"repeats": repeats, "given": [{"exponent": 0.9}, {"exponent": 1.0}]}
+        (tmp_path / "results" / "bench" / "planning.json").write_text(json.dumps(told))
+    claim = {"kind": "measured", "value": "max(planning.given.exponent)", "expected": "<= 1.1"}
+    assert judge(tmp_path, claim, bench={"planning": "planning.json"}).outcome == outcome
+
+
 def test_a_target_that_was_not_reached_bounds_from_below(tmp_path: Path) -> None:
     write_runs(tmp_path, "avg", [[0.5, 0.6, 0.7, 0.7]] * 5)
     to = {"statistic": "rounds_to", "target": 0.8}
@@ -358,7 +422,19 @@ MEASURED = {
         (ANALYTIC | {"expected": "< "}, "'<' is not a formula"),
         (ANALYTIC | {"tolerance": "wide"}, "tolerance: must be a number"),
         (ANALYTIC | {"expected": "< 2", "tolerance": 1}, "tolerance: means nothing beside <"),
-        (MEASURED | {"value": "1"}, "value: unknown key"),
+        (MEASURED | {"value": "0.9"}, "value: '0.9' is typed in"),
+        (MEASURED | {"value": "att.eval.accuracy"}, "nothing is called att; did you mean at?"),
+        (MEASURED | {"value": "at.eval.f1", "statistic": "total_bytes"}, "where statistic is final or best"),
+        (MEASURED | {"than_value": "at.eval.f1"}, "than_value: there is no `than`"),
+        (MEASURED | {"less": {"runs": {}, "than": {}}}, "less: is taken from a difference"),
+        (MEASURED | {"than": {}, "less": {"runs": {}}}, "than: missing"),
+        (
+            MEASURED
+            | {k: {"variant": "sgd"} for k in ("than",)}
+            | {"less": {"runs": {"variant": "sgd"}, "than": {"variant": "avg"}}, "compare": "ratio"},
+            "compare: less takes differences",
+        ),
+        (ANALYTIC | {"kind": "measured"}, "asks what stands under bench"),
         (MEASURED | {"sweep": "tables.yaml"}, "tables.yaml: cannot be read"),
         (MEASURED | {"runs": {"variant": "avgg"}}, "variant=avgg: no cell"),
         (MEASURED | {"runs": {"method": "avg"}}, "method: the sweep does not vary it"),
