@@ -55,6 +55,11 @@ bench: $(READY) ## Speed against the floor and the peers that are installed (see
 bench-planning: $(READY) ## Seconds to plan a round of a thousand to a million clients
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/planning.py
 
+bench-claims: $(READY) ## What `harness claims` asks of benchmarks: planning, an edge's step, what an upload gives away
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/planning.py --repeats 5 --out $(RESULTS)/bench/planning.json
+	$(BIN)/python tests/benchmarks/step_time.py --out $(RESULTS)/bench/step_time.json
+	$(BIN)/python tests/benchmarks/inversion.py --out $(RESULTS)/bench/inversion.json
+
 bench-peers: ## Environments of the peers that `bench` compares with
 	sh tests/benchmarks/install_peers.sh
 
@@ -94,5 +99,5 @@ wandb-sync: $(READY) ## Upload clean W&B runs rebuilt from the files of every ru
 clean: ## Remove caches and the demo's results (not the environment)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis $(RESULTS)/demo
 
-.PHONY: help setup demo test test-fast test-cluster lint types check golden bench bench-planning bench-peers claims dashboard wandb-sync clean
+.PHONY: help setup demo test test-fast test-cluster lint types check golden bench bench-planning bench-claims bench-peers claims dashboard wandb-sync clean
 .PHONY: reproduce reproduce-list compare

@@ -7,6 +7,7 @@ against the method's own `Config` class, which the caller hands in, so this modu
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,20 +41,51 @@ def load(
 
     Raises ConfigError, in one line, for an unknown key, a wrong type or an impossible combination.
     """
-    given = OmegaConf.create(_expand(dict(tree or {})))
+    given = _expand(dict(tree or {}))
     if file is not None:
-        given = _merge(given, OmegaConf.create(_expand(_read_yaml(file))))
+        given = _overlay(given, _expand(_read_yaml(file)))
     for word in words:
-        given = _merge(given, _parse_word(word))
-    method = cast(dict[str, Any], OmegaConf.to_container(given).get("method", {}))  # type: ignore[union-attr]
-    given.pop("method", None)
+        given = _overlay(given, _parse_word(word))
+    method = given.pop("method", {})
     name = str(method.get("name", "fedavg"))
     method_cls = method_config(name)
-    root = _merge(_schema(Config), given)
-    section = _merge(_schema(cast(Any, method_cls)), OmegaConf.create({**method, "name": name}), "method.")
-    cfg: Config = dataclasses.replace(_to_object(root), method=_to_object(section, "method."))
+    section = _filled(_Given.of(method_cls, {**method, "name": name}, "method."))
+    cfg: Config = dataclasses.replace(_shared_sections(given), method=section)
     check(cfg)
     return cfg
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What is given of a dataclass; equal ones are filled in once."""
+
+    key: tuple[Any, str]
+    """The dataclass, and what is given, as text: 1, 1.0 and True are equal, and not the same."""
+    tree: Mapping[str, Any] = field(compare=False)
+    prefix: str = field(compare=False)
+    """Of its keys in messages."""
+
+    @classmethod
+    def of(cls, owner: Any, tree: Mapping[str, Any], prefix: str = "") -> "_Given":
+        return cls((owner, repr(tree)), tree, prefix)
+
+
+def _shared_sections(given: Mapping[str, Any]) -> Config:
+    """All sections but the method's."""
+    known = {f.name: f.default_factory for f in dataclasses.fields(Config)}
+    if not known.keys() >= given.keys() or "${" in repr(given):
+        # Only the whole tree can say what an interpolation stands for, or what an unknown section is near to.
+        return cast(Config, _filled(_Given.of(Config, given)))
+    found = {key: _filled(_Given.of(known[key], tree, f"{key}.")) for key, tree in given.items()}
+    return Config(**found)
+
+
+# Takes milliseconds, and the cells of a sweep share most of their sections.
+@functools.lru_cache(maxsize=1024)
+def _filled(given: _Given) -> Any:
+    """An instance of the dataclass. Raises ConfigError."""
+    owner, prefix = given.key[0], given.prefix
+    return _to_object(_merge(_schema(owner), OmegaConf.create(dict(given.tree)), prefix), prefix)
 
 
 @functools.cache
@@ -73,13 +105,24 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return cast(dict[str, Any], tree)
 
 
-def _parse_word(word: str) -> DictConfig:
+@functools.lru_cache(maxsize=4096)
+def _parse_word(word: str) -> dict[str, Any]:
+    """What a word sets; kept, since a sweep says the same words for every cell, and only read."""
     require("=" in word, f"{word!r} is not key=value; write for example run.num_rounds=10")
     try:
         tree = OmegaConf.to_container(OmegaConf.from_dotlist([word]))
     except (OmegaConfBaseException, yaml.YAMLError, IndexError, UnicodeError) as error:
         raise ConfigError(f"{word!r}: {' '.join(str(error).split())}") from None
-    return OmegaConf.create(_expand(cast(dict[str, Any], tree)))
+    return _expand(cast(dict[str, Any], tree))
+
+
+def _overlay(base: dict[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Both trees, neither changed: mappings merge, any other value of `later` wins."""
+    out = dict(base)
+    for key, value in later.items():
+        own = out.get(key)
+        out[key] = _overlay(own, value) if isinstance(own, dict) and isinstance(value, dict) else value
+    return out
 
 
 def _expand(tree: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Carbon of electricity: energy times the intensity of the grid that it comes from.
 
-Malandrino, Chiasserini, WoWMoM 2022, take 0.243 kg/kWh; their Table I is at 0.339 to 0.353 by its own rows.
+Malandrino, Chiasserini, WoWMoM 2022, take 0.243 kg/kWh; their Table I is at 0.337 to 0.3465 by its own rows.
 Other values: IPCC AR5 WG III (2014), annex III, table A.III.2, medians over the life cycle of a source; of
 countries, the year 2023 as codecarbon 3.3.2 ships it (global_energy_mix.json); of the world, IEA for 2018.
 """

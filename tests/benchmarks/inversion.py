@@ -15,7 +15,9 @@ The error told is ||x' - x|| / ||x||: 0 is the image itself, about 1 nothing of 
 """
 
 import argparse
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -92,9 +94,13 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--images", type=int, default=5)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument(
+        "--out", type=Path, help="JSON for `harness claims`, e.g. results/bench/inversion.json"
+    )
     args = parser.parse_args()
     task = load_task(TaskConfig(name="digits"))
     examples = task.load().test
+    rows = []
     print("rank | upload | exact | matching (mean relative error of the image; 0 is the image itself)")
     for rank in args.ranks:
         errors: dict[str, list[tuple[float, float]]] = {upload: [] for upload in UPLOADS}
@@ -112,6 +118,10 @@ def main() -> None:
         for upload, pairs in errors.items():
             means = [sum(column) / len(pairs) for column in zip(*pairs, strict=True)]
             print(f"{rank} | {upload} | {means[0]:.2e} | {means[1]:.2e}")
+            rows.append({"name": upload, "rank": rank, "exact": means[0], "matching": means[1]})
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps({"repeats": args.images, "uploads": rows}, indent=1))
 
 
 if __name__ == "__main__":

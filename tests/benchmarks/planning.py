@@ -7,10 +7,14 @@ seconds = c n^e over the sizes measured, each the best of the repeats.
 """
 
 import argparse
+import json
 import os
 import platform
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -55,15 +59,15 @@ def submodels() -> dict[SubmodelId, SubmodelProfile]:
     }
 
 
-def seconds_to_plan(cfg: SchedulerConfig, states: DeviceStates, *, repeats: int) -> float:
-    """The fastest of some plans of one round."""
-    best = float("inf")
+def seconds_to_plan(cfg: SchedulerConfig, states: DeviceStates, *, repeats: int) -> list[float]:
+    """Of some plans of one round."""
+    found = []
     for repeat in range(repeats):
         started = time.perf_counter()
         plan = POLICIES[cfg.policy](0, states, submodels(), cfg, np.random.default_rng(repeat))
-        best = min(best, time.perf_counter() - started)
+        found.append(time.perf_counter() - started)
         assert len(plan) == len(states.fleet)
-    return best
+    return found
 
 
 def configurations(clients: int) -> dict[str, SchedulerConfig]:
@@ -78,10 +82,10 @@ def configurations(clients: int) -> dict[str, SchedulerConfig]:
     return found
 
 
-def measure(sizes: list[int], *, repeats: int) -> dict[str, list[float]]:
-    """Row -> seconds at each size."""
+def measure(sizes: list[int], *, repeats: int) -> dict[str, list[list[float]]]:
+    """Row -> seconds [size][repeat]."""
     fleet = FleetConfig({"mfl_node": 1.0}, clock_hz=[1.5e9, 2.5e9], link=LinkConfig(model="shannon"))
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[list[float]]] = {}
     for clients in sizes:
         held = np.full(clients, EXAMPLES)
         states = DeviceStates(
@@ -92,10 +96,27 @@ def measure(sizes: list[int], *, repeats: int) -> dict[str, list[float]]:
     return found
 
 
+def exponent(sizes: list[int], seconds: Sequence[float]) -> float:
+    """e of seconds = c n^e, by least squares of the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]) if len(sizes) > 1 else float("nan")
+
+
+def told(sizes: list[int], found: Mapping[str, list[list[float]]], *, repeats: int) -> dict[str, Any]:
+    """As `harness claims` reads it: a row for each repeat of a given mix, and of a searched one."""
+    tree: dict[str, Any] = {"repeats": repeats, "clients": max(sizes), "given": [], "searched": []}
+    for name, seconds in found.items():
+        for repeat in range(repeats):
+            own = [at_size[repeat] for at_size in seconds]
+            row = {"name": name, "exponent": exponent(sizes, own), "seconds_largest": own[-1]}
+            tree["searched" if name.startswith("searched") else "given"].append(row)
+    return tree
+
+
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--most", type=int, default=1_000_000, help="largest fleet")
     words.add_argument("--repeats", type=int, default=3)
+    words.add_argument("--out", type=Path, help="JSON for `harness claims`, e.g. results/bench/planning.json")
     chosen = words.parse_args()
     sizes = [n for n in (1_000, 10_000, 100_000, 1_000_000) if n <= chosen.most]
     found = measure(sizes, repeats=chosen.repeats)
@@ -103,9 +124,12 @@ def main() -> None:
     table = Table(title=f"Seconds per plan, numpy {np.__version__}, {threads} threads, {platform.machine()}")
     for head in ("mix, budget", *(f"{n:,}" for n in sizes), "exponent"):
         table.add_column(head, justify="left" if head.startswith("mix") else "right")
-    for told, seconds in found.items():
-        slope = np.polyfit(np.log(sizes), np.log(seconds), 1)[0] if len(sizes) > 1 else float("nan")
-        table.add_row(told, *(f"{s:.3g}" for s in seconds), f"{slope:.2f}")
+    for name, seconds in found.items():
+        best = [min(at_size) for at_size in seconds]
+        table.add_row(name, *(f"{s:.3g}" for s in best), f"{exponent(sizes, best):.2f}")
+    if chosen.out:
+        chosen.out.parent.mkdir(parents=True, exist_ok=True)
+        chosen.out.write_text(json.dumps(told(sizes, found, repeats=chosen.repeats), indent=1))
     Console(width=None if sys.stdout.isatty() else 110).print(table)
 
 

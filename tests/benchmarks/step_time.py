@@ -8,9 +8,12 @@ metered FLOPs. The claim (He et al., NeurIPS 2020): ResNet-8's step takes 3 % of
 """
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -61,6 +64,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--out", type=Path, help="JSON for `harness claims`, e.g. results/bench/step_time.json"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="JSON for `harness claims`, e.g. results/bench/step_time.json"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
@@ -73,6 +82,10 @@ def main() -> None:
     ratio = statistics.median(turn[0] / turn[1] for turn in turns)
     print(f"ResNet-{args.small}: {1e3 * small:.1f} ms; ResNet-{args.large}: {1e3 * large:.1f} ms a step of "
           f"{args.batch}; time {100 * ratio:.2f} %, FLOPs {100 * counted[0] / counted[1]:.2f} %")  # fmt: skip
+    if args.out:
+        told = {"repeats": args.repeats, "ratio": ratio, "networks": [args.small, args.large]}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(told, indent=1))
 
 
 if __name__ == "__main__":
