@@ -7,12 +7,14 @@ import pytest
 
 from harness.report.claims import load_claims
 from harness.report.printed import read_printed
+from harness.run import sweep
 from harness.run.driver import preflight
-from harness.run.sweep import expand, read_sections
+from harness.run.sweep import expand
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 OTHERS = ("claims.yaml", "cluster.yaml", "wandb_sweep.yaml")
 FILES = [path for path in sorted(SWEEPS.rglob("*.yaml")) if path.name not in OTHERS]
+read_sections = cache(sweep.read_sections)
 WITH_SCALES = [
     (path, scale)
     for path in FILES

@@ -12,7 +12,7 @@ from harness.cost.devices import DeviceProfile, OperatingPoint, Work, price
 from harness.data.task import Shard
 from harness.exchange.compression import Compressor, compress
 from harness.exchange.payloads import Payload, Weights
-from harness.learning.seeding import derive, torch_generator
+from harness.learning.seeding import derive, seed_torch, torch_generator
 from harness.learning.workplace import Workplace
 from harness.types import ClientId, Phase, Status, SubmodelId
 
@@ -144,7 +144,7 @@ def invoke(
     place = client.place
     place.meter.take()
     word = f"{request.endpoint}/{request.sequence}"
-    torch.manual_seed(derive(place.seed, round=request.round, client=request.client, purpose=word))
+    seed_torch(derive(place.seed, round=request.round, client=request.client, purpose=word))
     endpoint: Callable[[Payload], object] = getattr(client, request.endpoint)
     up = endpoint(down.copied())
     if not isinstance(up, Payload):

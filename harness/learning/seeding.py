@@ -20,3 +20,14 @@ def torch_generator(seed: int, *, round: int = -1, client: int = -1, purpose: st
 def numpy_generator(seed: int, *, round: int = -1, client: int = -1, purpose: str) -> np.random.Generator:
     """A numpy generator of its own for this purpose."""
     return np.random.default_rng(derive(seed, round=round, client=client, purpose=purpose))
+
+
+def seed_torch(seed: int) -> None:
+    """Seed torch's own generators, on every device there is.
+
+    torch.manual_seed alone keeps a stack trace for each kind of device that there is not, at every call.
+    """
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)

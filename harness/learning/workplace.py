@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from harness.config import Config
 from harness.cost.meter import Meter
 from harness.data.task import Examples, Shard, Splits, Task
-from harness.learning.seeding import derive
+from harness.learning.seeding import derive, seed_torch
 
 M = TypeVar("M", bound=L.LightningModule)
 Precision = Literal["32-true", "bf16-mixed"]
@@ -63,7 +63,7 @@ class Workplace:
         if name not in self._modules:
             # Its random initial weights are never used; the fork keeps construction free of side effects.
             with torch.random.fork_rng():
-                torch.manual_seed(0)
+                seed_torch(0)
                 module = build()
             self._modules[name] = self.settle(module)
         return self._modules[name]
@@ -76,7 +76,7 @@ class Workplace:
     def initial(self, build: Callable[[], M], *, purpose: str = "init") -> M:
         """A new network whose initial weights depend on the run's seed and `purpose` alone."""
         with torch.random.fork_rng():
-            torch.manual_seed(derive(self.seed, purpose=purpose))
+            seed_torch(derive(self.seed, purpose=purpose))
             return self.settle(build())
 
     @contextmanager

@@ -37,7 +37,7 @@ from harness.exchange.client import Client
 from harness.exchange.cohort import Cohort
 from harness.exchange.payloads import Activations, Empty, Payload, Weights
 from harness.learning.models import TrainingConfig, load_optimizer, make_optimizer, optimizer_state, take_step
-from harness.learning.seeding import derive
+from harness.learning.seeding import derive, seed_torch
 from harness.learning.sources import (
     BRANCH,
     Branches,
@@ -190,7 +190,7 @@ class Source(Client[FplConfig]):
     def _activations(self, inputs: Tensor, number: int) -> list[Tensor]:
         # Dropout draws the same numbers when the pass is computed again.
         purpose = f"forward/{number}"
-        torch.manual_seed(derive(self.place.seed, round=self.round, client=self.client_id, purpose=purpose))
+        seed_torch(derive(self.place.seed, round=self.round, client=self.client_id, purpose=purpose))
         sizes = micro_sizes(len(inputs), self.cfg.micro_batches)
         with self.place.fabric.autocast():
             return [self.branch(part).float() for part in inputs.split(sizes)]

@@ -46,7 +46,7 @@ from harness.learning.models import (
     optimizer_state,
     take_step,
 )
-from harness.learning.seeding import derive
+from harness.learning.seeding import derive, seed_torch
 from harness.learning.training import BatchStream, batch_sizes, laid_out
 from harness.learning.weights import load_state, snapshot, state_of
 from harness.learning.workplace import Workplace
@@ -150,7 +150,7 @@ class SplitClient(Client[SplitLearningConfig]):
     def _draw(self) -> Batch:
         # Dropout draws the same numbers when the pass is computed again.
         purpose = f"forward/{self.stream.drawn}"
-        torch.manual_seed(derive(self.place.seed, round=self.round, client=self.client_id, purpose=purpose))
+        seed_torch(derive(self.place.seed, round=self.round, client=self.client_id, purpose=purpose))
         return self.stream.draw()
 
     def _activations(self, batch: Batch) -> Tensor:

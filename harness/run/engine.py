@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from harness.cost.ledger import Ledger
@@ -18,7 +17,7 @@ from harness.exchange.flights import Flight
 from harness.exchange.states import StateStore
 from harness.exchange.transport import Transport, WorkerLost
 from harness.exchange.worker import Job
-from harness.learning.seeding import derive
+from harness.learning.seeding import derive, seed_torch
 from harness.learning.workplace import Workplace
 from harness.run import checkpoint
 from harness.run.energy import CPU_KEY
@@ -116,7 +115,7 @@ class Engine:
 
     def _play(self, round: int) -> tuple[dict[str, int | float], Any, dict[str, float]]:
         # What a method draws from torch's own generator (dropout at the server) depends on nothing before.
-        torch.manual_seed(derive(self.cfg.run.seed, round=round, purpose="server"))
+        seed_torch(derive(self.cfg.run.seed, round=round, purpose="server"))
         plan = self.scheduler.plan(round, self.submodels)
         self.transport.begin_round(len(plan))
         last = round + 1 == self.cfg.run.num_rounds

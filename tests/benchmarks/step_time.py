@@ -13,7 +13,6 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode

@@ -2,7 +2,9 @@
 
 import itertools
 
-from harness.learning.seeding import derive, numpy_generator, torch_generator
+import torch
+
+from harness.learning.seeding import derive, numpy_generator, seed_torch, torch_generator
 
 
 def test_a_seed_is_the_same_on_every_machine() -> None:
@@ -31,3 +33,12 @@ def test_generators_of_one_purpose_are_equal_and_of_two_differ() -> None:
 
     assert draws("a") == draws("a")
     assert draws("a") != draws("b")
+
+
+def test_seeding_torch_gives_the_draws_that_its_own_seeding_gives() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        wanted = torch.rand(8)
+        torch.rand(3)
+        seed_torch(5)
+        assert torch.equal(torch.rand(8), wanted)

@@ -3,6 +3,7 @@
 import json
 import socket
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from harness.report import dashboard, load
 from harness.run.sinks.wandb import AXES
 from harness.types import ConfigError
 
-pytest.importorskip("wandb_workspaces")
+pytestmark = [
+    pytest.mark.skipif(find_spec("wandb_workspaces") is None, reason="wandb_workspaces is not installed"),
+    pytest.mark.xdist_group("wandb"),  # one process: W&B takes seconds to import
+]
 
 
 @pytest.fixture(autouse=True)

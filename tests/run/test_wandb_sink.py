@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import wandb
 from run_maker import NUM_ROUNDS, PARTITION, SUMMARY, make_commit, make_config
-from wandb.proto import wandb_internal_pb2 as pb
 
 from harness.config import Config, as_dict
 from harness.run.sinks import WandbSink, sync
 from harness.run.sinks.wandb import choose_mode
 from harness.run.store import RunStore, run_folder
 
+pytestmark = pytest.mark.xdist_group("wandb")  # one process: W&B takes seconds to import
 BLOCK = 32768
 
 
@@ -28,6 +27,8 @@ def no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read_wandb(path: Path) -> Iterator[Any]:
     """The protobuf records of a .wandb file: LevelDB's log format after a header of 7 bytes."""
+    from wandb.proto import wandb_internal_pb2 as pb
+
     data = path.read_bytes()
     assert data[:4] == b":W&B"
     at, parts = 7, b""
@@ -46,6 +47,8 @@ def read_wandb(path: Path) -> Iterator[Any]:
 
 
 def the_file(folder: Path) -> Path:
+    import wandb
+
     wandb.teardown()  # as at the exit: waits until the service has written everything
     (path,) = folder.rglob("*.wandb")
     return path
@@ -180,7 +183,7 @@ def test_a_failing_run_object_stops_nothing(tmp_path: Path, monkeypatch: pytest.
         raise RuntimeError("service died\nstack")
 
     with monkeypatch.context() as patch:
-        patch.setattr(wandb.Run, "log", broken)
+        patch.setattr("wandb.Run.log", broken)
         with pytest.warns(UserWarning, match=r"W&B is given up \(service died\); the run's files hold"):
             sink.write({"round": 0}, {})
     sink.write({"round": 1}, {})

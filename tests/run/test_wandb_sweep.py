@@ -1,13 +1,13 @@
 """sweeps/wandb_sweep.yaml: the command lines that a W&B agent would build from it, one of them run."""
 
 import itertools
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from typer.testing import CliRunner
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from harness import loading
 from harness.cli import app
@@ -15,6 +15,7 @@ from harness.run.driver import preflight
 from harness.run.files import read_lines
 from harness.run.method import method_config
 
+pytestmark = pytest.mark.xdist_group("wandb")  # one process: W&B takes seconds to import
 ROOT = Path(__file__).parents[2]
 SWEEP = yaml.safe_load((ROOT / "sweeps" / "wandb_sweep.yaml").read_text())
 
@@ -28,6 +29,8 @@ def choices(parameter: dict[str, Any]) -> list[Any]:
 
 def command_line(values: dict[str, Any]) -> list[str]:
     """As wandb.wandb_agent.Agent._command_run builds it."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
     args = create_sweep_command_args({"args": {key: {"value": value} for key, value in values.items()}})
     macros = args | {"env": ["/usr/bin/env"], "interpreter": ["python"], "program": [SWEEP["program"]]}
     built: list[str] = []
@@ -37,16 +40,20 @@ def command_line(values: dict[str, Any]) -> list[str]:
     return built
 
 
-LINES = [
-    command_line(dict(zip(SWEEP["parameters"], values, strict=True)))
-    for values in itertools.product(*map(choices, SWEEP["parameters"].values()))
-]
+@cache
+def command_lines() -> list[list[str]]:
+    """Of every choice of every parameter."""
+    return [
+        command_line(dict(zip(SWEEP["parameters"], values, strict=True)))
+        for values in itertools.product(*map(choices, SWEEP["parameters"].values()))
+    ]
 
 
 def test_every_command_line_is_a_run_that_can_be() -> None:
-    assert len(LINES) == 2 * 2 * 2 * 3
+    lines = command_lines()
+    assert len(lines) == 2 * 2 * 2 * 3
     digests = set()
-    for line in LINES:
+    for line in lines:
         assert line[:5] == ["/usr/bin/env", "python", "-m", "harness.cli", "run"]
         cfg = loading.load(line[5:], method_config=method_config)
         digests.add(cfg.digest)
@@ -58,7 +65,7 @@ def test_every_command_line_is_a_run_that_can_be() -> None:
 def test_what_it_optimizes_is_a_key_that_runs_log(tmp_path: Path) -> None:
     """One of the lines, but smaller, without W&B, and in this process: a new one imports torch."""
     words = ["run.num_rounds=1", f"run.results_dir={tmp_path}", "log.wandb=disabled", "task.limit_train=100"]
-    done = CliRunner().invoke(app, [*LINES[0][4:], *words, "runtime.transport=local"])
+    done = CliRunner().invoke(app, [*command_lines()[0][4:], *words, "runtime.transport=local"])
     assert done.exit_code == 0, done.output
     (folder,) = [path.parent for path in tmp_path.glob("*/summary.json")]
     assert SWEEP["metric"]["name"] in read_lines(folder / "rounds.jsonl")[0]
