@@ -130,7 +130,14 @@ def text(table: pd.DataFrame, costs: pd.DataFrame, budget: Budget) -> tuple[list
     )
     others = [axis for axis in AXES if axis != budget.axis]
     told = f"{factor * goal:.1f}{' %' if percent else ''} on val"
-    head = ["Method", "Rate", "Seeds", f"Test {table['metric'].iloc[0]}{unit}", "95 % interval", "Rounds"]
+    head = [
+        "Method",
+        "Rate",
+        "Seeds",
+        f"Test {tables.named(table['metric'].iloc[0])}{unit}",
+        "95 % interval",
+        "Rounds",
+    ]
     head += [*(tables.TITLES[axis] for axis in others), f"{scale.unit} to {told}"]
     lines = []
     for row in table.to_dict("records"):
@@ -228,7 +235,8 @@ def _pictures(
     )
     for axis in AXES:
         if axis != budget.axis:
-            title = f"At {budget.told}: test {table['metric'].iloc[0]} against {tables.TITLES[axis].lower()}"
+            metric = tables.named(table["metric"].iloc[0])
+            title = f"At {budget.told}: test {metric} against {tables.TITLES[axis].lower()}"
             name = f"{key}-{axis}"
             made = curves.pareto_picture(points, axis=axis, key=name, title=title, png=out / f"{name}.png")
             pictures += [made] if made is not None else []
@@ -239,7 +247,9 @@ def _bought_picture(
     results: Results, table: pd.DataFrame, budget: Budget, *, task: str, key: str, out: Path
 ) -> curves.Picture:
     metric = str(table["metric"].iloc[0])
-    title = f"What a budget buys: test {metric} within so much {tables.TITLES[budget.axis].lower()}"
+    title = (
+        f"What a budget buys: test {tables.named(metric)} within so much {tables.TITLES[budget.axis].lower()}"
+    )
     styles = curves.styles_of(table.loc[~table["reference"], "variant"].tolist())
     grid = np.linspace(0.0, 1.25 * budget.amount, 251)[1:]
     found = bought(results, task=task, axis=budget.axis, grid=grid)

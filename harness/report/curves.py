@@ -25,7 +25,7 @@ from harness.report.filters import mark
 from harness.report.frames import DRAWN, Results
 from harness.report.svg import FAINT, inline_svg
 from harness.report.svg import INK as INK
-from harness.report.tables import TITLES, compared, evaluated, scale_of, significant
+from harness.report.tables import TITLES, compared, evaluated, named, scale_of, significant
 
 Floats = NDArray[np.float64]
 
@@ -171,7 +171,7 @@ def _accuracy_picture(
 ) -> Picture:
     """The curves but those of `free`, which are named in the caption."""
     drawn = {name: curve for name, curve in curves.items() if name not in free}
-    title = f"Test {metric} against {TITLES.get(axis, 'Rounds').lower()}"
+    title = f"Test {named(metric)} against {TITLES.get(axis, 'Rounds').lower()}"
     styles = styles_of(list(curves))
 
     def draw(axes: Axes) -> None:
@@ -218,7 +218,7 @@ def pareto_picture(
     costs, values = rows[f"total_{axis}"].tolist(), rows["best_mean"].tolist()
     errors = rows["best_std"].fillna(0.0).tolist()
     styles, front = styles_of(table["variant"].tolist()), pareto_front(costs, values)
-    title = title or f"Best test {metric} for the {TITLES[axis].lower()} of a run"
+    title = title or f"Best test {named(metric)} for the {TITLES[axis].lower()} of a run"
 
     def draw(axes: Axes) -> None:
         steps = [costs[i] for i in front], [values[i] for i in front]
@@ -277,7 +277,7 @@ def label_picture(counts: NDArray[np.int64], *, title: str, key: str, several: b
 
 
 def metric_axis(axes: Axes, metric: str, values: Sequence[Floats]) -> None:
-    axes.set_ylabel(f"Test {metric}")
+    axes.set_ylabel(f"Test {named(metric)}")
     if max(float(v.max()) for v in values) <= 1:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
 
@@ -297,7 +297,9 @@ def cost_axis(axes: Axes, axis: str, ranges: Sequence[tuple[float, float]]) -> N
         axes.set_xlabel(TITLES[axis])
         return
     scale = scale_of(high, axis)
-    ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(0.0, high / scale.factor)
+    # From zero, unless all that is drawn lies so far from it that no tick would be left.
+    start = 0.0 if low < high / 2 else low
+    ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(start / scale.factor, high / scale.factor)
     axes.xaxis.set_major_locator(FixedLocator([tick * scale.factor for tick in ticks]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / scale.factor:g}"))
     axes.set_xlabel(f"{TITLES[axis]}, {scale.unit}")

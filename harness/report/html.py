@@ -173,7 +173,7 @@ def _tiles(table: pd.DataFrame) -> str:
     if len(measured):
         best = measured.iloc[int(measured["best_mean"].argmax())]
         value = percentage(float(best["best_mean"]))
-        tiles.append((f"Best test {best['metric']}", value, str(best["variant"])))
+        tiles.append((f"Best test {tables.named(best['metric'])}", value, str(best["variant"])))
     full = table[(table["reached"] == table["seeds"]) & table["target"].notna()]
     goal = float(table["target"].iloc[0])
     told = percentage(goal)
@@ -342,9 +342,9 @@ def _run_details(run: Mapping[Hashable, Any]) -> str:
         "Run": run["run_id"],
         "Rounds": run["rounds"],
         "Best round": run.get("best/round"),
-        f"Validation {metric} there": run.get(f"best/val/{metric}"),
-        f"Test {metric} there": best,
-        f"Last test {metric}": run.get(f"eval/{metric}"),
+        f"Validation {tables.named(metric)} there": run.get(f"best/val/{metric}"),
+        f"Test {tables.named(metric)} there": best,
+        f"Last test {tables.named(metric)}": run.get(f"eval/{metric}"),
         "Last training loss": run.get("train/loss"),
         "Wall time, s": run.get("timing/wall_s"),
     }

@@ -130,7 +130,7 @@ def reproduce(
     readers = {} if results is None else _readers(results, cells)
     metric = "metric" if results is None else str(results.runs["metric"].iloc[0])
     quantities = [
-        dataclasses.replace(q, name=f"Test {metric}") if q.name == "Test metric" else q
+        dataclasses.replace(q, name=f"Test {tables.named(metric)}") if q.name == "Test metric" else q
         for q in read_printed(file, full=full)
     ]
     return Reproduction(

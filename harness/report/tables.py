@@ -35,6 +35,8 @@ TITLES: Final = {
     "joules": "Client energy",
     "sim_s": "Simulated time",
 }
+METRICS: Final = {"miou": "mean IoU", "map50": "mAP@0.5", "pixel_accuracy": "pixel accuracy"}
+"""How a metric is called where its key is not its name."""
 INTERVAL: Final = "95 % interval"
 WHOLE_RUN: Final = "Cost of the whole run"
 DEFAULT_SHARE: Final = 0.95
@@ -53,6 +55,11 @@ class Scale:
     factor: float
     """Base units in one of it."""
     unit: str
+
+
+def named(metric: object) -> str:
+    """A metric as readers know it."""
+    return METRICS.get(str(metric), str(metric))
 
 
 def scale_of(value: float, quantity: str) -> Scale:
@@ -263,7 +270,7 @@ def display(table: pd.DataFrame) -> pd.DataFrame:
         f"{n}" if n == done else f"{n} (unfinished)"
         for n, done in zip(table["seeds"], table["finished"], strict=True)
     ]
-    group = f"Test {table['metric'].iloc[0]}{unit}"
+    group = f"Test {named(table['metric'].iloc[0])}{unit}"
     for key, title in (("final", "Final"), ("best", "Best")):
         pairs = zip(table[f"{key}_mean"] * scale, table[f"{key}_std"] * scale, strict=True)
         shown[group, title] = [_mean_std(mean, std) for mean, std in pairs]

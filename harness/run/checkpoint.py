@@ -107,7 +107,8 @@ def read_weights(source: Path, *, key: str) -> dict[str, torch.Tensor]:
             tree = load_bytes(source.read_bytes())
         except ConfigError:
             raise ConfigError(
-                f"{key}={source}: not what torch.save made of a state_dict; give a run's folder or a weights file"
+                f"{key}={source}: not what torch.save made of a state_dict; "
+                "give a run's folder or a weights file"
             ) from None
     else:
         raise ConfigError(f"{key}={source}: no such file or folder; give a run's folder or a weights file")
