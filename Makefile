@@ -31,7 +31,7 @@ test: test-fast ## All tests
 	$(BIN)/python -m pytest -m "ray or data"
 
 test-fast: $(READY) ## The tests that start no Ray and read no data set
-	$(BIN)/python -m pytest -m "not ray and not data" -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -m "not ray and not data" -n $(WORKERS) --dist loadfile
 
 test-cluster: $(READY) ## Jobs on a cluster of two nodes on this machine (part of `make test`)
 	$(BIN)/python -m pytest -m cluster
@@ -63,7 +63,8 @@ bench-claims: $(READY) ## What `harness claims` asks of benchmarks: planning, an
 bench-peers: ## Environments of the peers that `bench` compares with
 	sh tests/benchmarks/install_peers.sh
 
-# A target is a sweep of a paper: sweeps/<paper>/<table>.yaml, or <table>_<what>.yaml.
+# A target is a sweep of a paper: sweeps/<paper>/<table>.yaml, <table>_<what>.yaml, or of figures_4_5.yaml one.
+sweep_of = $(firstword $(wildcard sweeps/$(1).yaml sweeps/$(1)_*.yaml $(subst figure,figures_*,sweeps/$(1))*.yaml) sweeps/$(1).yaml)
 TABLES := $(sort $(filter-out sweeps/compare/% %/claims.yaml,$(wildcard sweeps/*/*.yaml)))
 
 reproduce: $(READY) ## Every table and figure of the papers at SCALE, beside the printed numbers
@@ -73,8 +74,12 @@ reproduce-list: ## What reproduce-<paper>-<table> can be
 	@printf '%s\n' $(subst /,-,$(patsubst sweeps/%.yaml,reproduce/%,$(TABLES)))
 
 reproduce-%: $(READY) ## One of them, e.g. reproduce-fedgkt-table1 SCALE=small
-	$(BIN)/harness reproduce $(firstword $(wildcard sweeps/$(subst -,/,$*).yaml sweeps/$(subst -,/,$*)_*.yaml) \
-		sweeps/$(subst -,/,$*).yaml) --scale $(SCALE) $(REPRODUCE_ARGS)
+	$(BIN)/harness reproduce $(call sweep_of,$(subst -,/,$*)) --scale $(SCALE) $(REPRODUCE_ARGS)
+
+# RPN's curves are those of its tables' runs.
+reproduce-rpn-figure4: reproduce-rpn-table1 ;
+reproduce-rpn-figure5: reproduce-rpn-table2 ;
+reproduce-rpn-figure6: reproduce-rpn-table3 ;
 
 compare: $(READY) ## Tune every method on val, then compare them at BUDGET on test (SCALE= for sweeps/compare as it stands)
 	$(BIN)/harness tune sweeps/compare/tune.yaml --budget $(BUDGET) --out $(TUNED) $(if $(SCALE),--scale $(SCALE)) \
@@ -83,9 +88,7 @@ compare: $(READY) ## Tune every method on val, then compare them at BUDGET on te
 		--set run.results_dir=$(RESULTS)/compare $(COMPARE_ARGS)
 
 submit-%: $(READY) ## A sweep on a cluster, e.g. submit-fedgkt-table1 ADDRESS=http://head:8265 SCALE=small
-	$(BIN)/harness submit --address $(ADDRESS) $(SUBMIT_ARGS) sweep \
-		$(firstword $(wildcard sweeps/$(subst -,/,$*).yaml sweeps/$(subst -,/,$*)_*.yaml) \
-		sweeps/$(subst -,/,$*).yaml) --scale $(SCALE)
+	$(BIN)/harness submit --address $(ADDRESS) $(SUBMIT_ARGS) sweep $(call sweep_of,$(subst -,/,$*)) --scale $(SCALE)
 
 dashboard: $(READY) ## A workspace and a report on W&B that compare the runs in RESULTS (after wandb-sync)
 	$(BIN)/harness dashboard $(RESULTS)

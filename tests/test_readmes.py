@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,13 @@ def named(readme: Path) -> str:
     return str(readme.relative_to(ROOT))
 
 
+def is_of(sweep: str, target: str) -> bool:
+    """As the Makefile has it: table3_cifar10 for table3, figures_4_5 for figure4."""
+    start, _, number = target.rpartition("figure")
+    several = re.match(rf"{start}figures_.*{number}", sweep) if number.isdigit() else None
+    return sweep == target or sweep.startswith(f"{target}_") or several is not None
+
+
 def commands_of(readme: Path) -> list[list[str]]:
     """`harness run` and `harness describe` lines of a README, without what only hints at more words."""
     blocks = re.findall(r"```\n(.*?)```", readme.read_text(), re.DOTALL)
@@ -97,8 +106,9 @@ def test_files_targets_and_commands_that_are_named_exist(readme: Path) -> None:
     for target in re.findall(r"^make ([a-z]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}[a-z%-]*:", rules, re.MULTILINE), target
     known = {f"{p.parent.name}-{p.stem}" for p in SWEEPS}
+    known |= set(re.findall(r"^reproduce-([a-z]+-[a-z0-9]+):", rules, re.MULTILINE))
     for target in re.findall(r"make reproduce-([a-z]+-[a-z0-9_]+)", text):
-        assert any(name == target or name.startswith(f"{target}_") for name in known), target
+        assert any(is_of(name, target) for name in known), target
     for words in commands_of(readme):
         loading.load([w for w in words if not w.startswith("--")], method_config=method_config)
 
@@ -110,4 +120,27 @@ def test_the_how_to_of_a_paper_names_all_of_its_sweeps(paper: str) -> None:
     )
     for file in SWEEPS:
         if file.parent.name == paper:
-            assert any(file.stem == t or file.stem.startswith(f"{t}_") for t in targets), file
+            assert any(is_of(file.stem, target) for target in targets), file
+
+
+FIGURES = {
+    "fedgkt": {"table1": "table1", "figure3": "figure3", "figure4": "figures_4_5", "figure5": "figures_4_5"},
+    "mfl": {"accuracy": "accuracy", "failures": "failures"},
+    "fdnnc": {
+        "table3": "table3_cifar10",
+        "table4": "table4_femnist",
+        "figure5": "figures_5_6",
+        "figure6": "figures_5_6",
+    },
+    "fpl": {"figure5": "figure5", "figure6": "figure6", "table1": "table1"},
+    "rpn": {"table1": "table1", "figure4": "table1", "figure5": "table2", "figure6": "table3"},
+}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+@pytest.mark.parametrize("paper", FIGURES)
+def test_every_figure_has_its_target(paper: str) -> None:
+    for target, sweep in FIGURES[paper].items():
+        words = ["make", "--dry-run", f"reproduce-{paper}-{target}", "SCALE=small"]
+        told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert f"harness reproduce sweeps/{paper}/{sweep}.yaml --scale small" in told
