@@ -1,4 +1,7 @@
-"""Every cell of every file in sweeps/ loads and resolves, at each of its scales; no data is read."""
+"""Every cell of every file in sweeps/ loads and resolves, at each of its scales; no data is read.
+
+In one process (`--dist loadfile`): equal networks are counted once.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -23,7 +26,6 @@ WITH_SCALES = [
     if changes
 ]
 
-pytestmark = pytest.mark.xdist_group("cells")  # one process: equal networks are counted once
 RESOLVED: set[str] = set()
 """Digests of cells that resolved in another file, or at another scale."""
 

@@ -13,10 +13,10 @@ from harness.report import dashboard, load
 from harness.run.sinks.wandb import AXES
 from harness.types import ConfigError
 
-pytestmark = [
-    pytest.mark.skipif(find_spec("wandb_workspaces") is None, reason="wandb_workspaces is not installed"),
-    pytest.mark.xdist_group("wandb"),  # one process: W&B takes seconds to import
-]
+# W&B takes seconds to import, and each of pytest-xdist's processes would, to find the tests.
+pytestmark = pytest.mark.skipif(
+    find_spec("wandb_workspaces") is None, reason="wandb_workspaces is not installed"
+)
 
 
 @pytest.fixture(autouse=True)

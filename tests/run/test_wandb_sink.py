@@ -14,7 +14,6 @@ from harness.run.sinks import WandbSink, sync
 from harness.run.sinks.wandb import choose_mode
 from harness.run.store import RunStore, run_folder
 
-pytestmark = pytest.mark.xdist_group("wandb")  # one process: W&B takes seconds to import
 BLOCK = 32768
 
 

@@ -15,7 +15,6 @@ from harness.run.driver import preflight
 from harness.run.files import read_lines
 from harness.run.method import method_config
 
-pytestmark = pytest.mark.xdist_group("wandb")  # one process: W&B takes seconds to import
 ROOT = Path(__file__).parents[2]
 SWEEP = yaml.safe_load((ROOT / "sweeps" / "wandb_sweep.yaml").read_text())
 
