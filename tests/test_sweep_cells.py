@@ -3,11 +3,13 @@
 In one process (`--dist loadfile`): equal networks are counted once.
 """
 
+import json
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from harness.config import Config, as_dict
 from harness.report.claims import load_claims
 from harness.report.printed import read_printed
 from harness.run import sweep
@@ -27,7 +29,16 @@ WITH_SCALES = [
 ]
 
 RESOLVED: set[str] = set()
-"""Digests of cells that resolved in another file, or at another scale."""
+"""What resolved in another file, or at another scale."""
+NUMBERS = ("lr", "lr_decay", "momentum", "weight_decay", "mu")
+"""Of a method, that decide neither what is built nor who takes part."""
+
+
+def what_is_built(cfg: Config) -> str:
+    tree = as_dict(cfg)
+    method = {key: value for key, value in tree["method"].items() if key not in NUMBERS}
+    kept = {key: value for key, value in tree.items() if key not in ("run", "log", "runtime")}
+    return json.dumps(kept | {"method": method}, sort_keys=True)
 
 
 read = cache(expand)
@@ -38,10 +49,11 @@ read = cache(expand)
 )
 def test_cells_resolve(path: Path, scale: str | None) -> None:
     cells = read(path, scale=scale)
-    for digest, cell in {cell.cfg.digest: cell for cell in cells}.items():
-        if digest not in RESOLVED:
+    for built, cell in {what_is_built(cell.cfg): cell for cell in cells}.items():
+        assert all(float(getattr(cell.cfg.method, key, 0)) >= 0 for key in NUMBERS)
+        if built not in RESOLVED:
             preflight(cell.cfg)
-            RESOLVED.add(digest)
+            RESOLVED.add(built)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SWEEPS)))

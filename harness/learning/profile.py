@@ -1,8 +1,7 @@
 """What a network costs, found on torch's meta device: shapes alone, no data, no arithmetic."""
 
-import functools
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import lightning as L
 import torch
@@ -15,6 +14,8 @@ from harness.types import ConfigError, SubmodelId
 
 BATCH = 2
 """Examples in the counted step; batch norm needs more than one."""
+_COUNTED: dict[Hashable, SubmodelProfile] = {}
+"""What steps cost, by what makes them equal: a deep one takes a second, and cells of a sweep share a few."""
 
 
 def profile(build: Callable[[], L.LightningModule], *, name: str, task: Task) -> SubmodelProfile:
@@ -33,27 +34,15 @@ def profile(build: Callable[[], L.LightningModule], *, name: str, task: Task) ->
         *(type(module), repr(module), tuple(inputs.shape), tuple(targets.shape)),
         tuple((n, tuple(p.shape), p.requires_grad) for n, p in module.named_parameters()),
     )
-    try:
-        counted = _counted(_Step(key, module, inputs, targets))
-    except ValueError as error:  # a network for targets of another kind
-        raise ConfigError(f"task.model does not fit task.name={task.cfg.name}: {error}") from error
-    return replace(counted, name=SubmodelId(name))
+    if key not in _COUNTED:
+        try:
+            _COUNTED[key] = _count(module, inputs, targets)
+        except ValueError as error:  # a network for targets of another kind
+            raise ConfigError(f"task.model does not fit task.name={task.cfg.name}: {error}") from error
+    return replace(_COUNTED[key], name=SubmodelId(name))
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One training step; steps with equal keys cost the same."""
-
-    key: Hashable
-    module: L.LightningModule = field(compare=False)
-    inputs: torch.Tensor = field(compare=False)
-    targets: torch.Tensor = field(compare=False)
-
-
-# A deep network takes a second on the meta device, and the cells of a sweep share a few.
-@functools.lru_cache(maxsize=64)
-def _counted(step: _Step) -> SubmodelProfile:
-    module, inputs, targets = step.module, step.inputs, step.targets
+def _count(module: L.LightningModule, inputs: torch.Tensor, targets: torch.Tensor) -> SubmodelProfile:
     ids = torch.empty(BATCH, dtype=torch.int64, device="meta")
     with FlopCounterMode(display=False) as forward:
         module(inputs)

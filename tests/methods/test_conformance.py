@@ -84,6 +84,16 @@ def played(method: str, tmp_path_factory: pytest.TempPathFactory) -> Played:
     return play_job(make_job(cfg, tmp_path_factory.mktemp("states")))
 
 
+PATCHY = ("run.num_rounds=4", "scheduler.cohort_size=3", "scheduler.failure_probability=0.2")
+
+
+@pytest.fixture(scope="module")
+def patchy(method: str, tmp_path_factory: pytest.TempPathFactory) -> Played:
+    """Four rounds in which not every client takes part, nor every reply arrives."""
+    cfg = make_config(words_of(method, *PATCHY))
+    return play_job(make_job(cfg, tmp_path_factory.mktemp("states")))
+
+
 # --- said
 
 
@@ -175,18 +185,14 @@ def test_its_state_round_trips_into_a_fresh_instance(method: str, played: Played
     assert checkpoint.dump(fresh.state_dict()) == state
 
 
-def test_it_goes_on_from_a_checkpoint_to_the_same_bits(method: str, tmp_path: Path) -> None:
-    words = words_of(method, "run.num_rounds=4", "scheduler.cohort_size=3")
-    job = make_job(make_config(words), tmp_path)
-    whole = play_job(job)
-    rest = play_job(job, restored=whole.commits[1].checkpoint, first=2)
-    assert rest.records == whole.records[2:]
-    assert [c.checkpoint for c in rest.commits] == [c.checkpoint for c in whole.commits[2:]]
+def test_it_goes_on_from_a_checkpoint_to_the_same_bits(patchy: Played) -> None:
+    rest = play_job(patchy.job, restored=patchy.commits[1].checkpoint, first=2)
+    assert rest.records == patchy.records[2:]
+    assert [c.checkpoint for c in rest.commits] == [c.checkpoint for c in patchy.commits[2:]]
 
 
-def test_its_clients_keep_nothing_outside_their_state(method: str, play: Play) -> None:
-    words = words_of(method, "scheduler.cohort_size=3", "scheduler.failure_probability=0.2")
-    assert_same(play(*words), play(*words, transport=Forgetful))
+def test_its_clients_keep_nothing_outside_their_state(method: str, patchy: Played, play: Play) -> None:
+    assert_same(patchy, play(*words_of(method, *PATCHY), transport=Forgetful))
 
 
 def test_replayed_counts_equal_exact_ones(method: str, played: Played, play: Play) -> None:
