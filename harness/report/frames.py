@@ -18,6 +18,7 @@ import yaml
 from numpy.typing import NDArray
 from pyarrow.lib import ArrowException
 
+from harness.config import CompressionConfig, as_dict
 from harness.cost.ledger import LEDGER_COLUMNS
 from harness.run import ledger_files
 from harness.types import ConfigError
@@ -119,6 +120,7 @@ def _read_run(path: Path, *, ledger: bool) -> _Run | None:
         if parsed is None:
             raise ValueError("its name is not <method>-<task>-<hash>-<seed>")
         config = _mapping(yaml.safe_load((path / "config.yaml").read_text()), "config.yaml")
+        config.setdefault("compression", as_dict(CompressionConfig()))  # older runs had none
         rounds = _read_rounds(path / "rounds.jsonl")
         row = {
             "run_id": path.name,

@@ -6,7 +6,9 @@ round whose validation value reaches it: nothing is chosen by looking at the tes
 
 import csv
 import io
+import json
 import math
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,8 +19,8 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from harness.config import NOT_HASHED
-from harness.report.frames import AXES, Results
+from harness.config import ADDED, NOT_HASHED
+from harness.report.frames import AXES, Results, flatten
 from harness.types import ConfigError
 
 UNITS: Final[Mapping[str, Sequence[tuple[float, str]]]] = {
@@ -42,8 +44,20 @@ WHOLE_RUN: Final = "Cost of the whole run"
 DEFAULT_SHARE: Final = 0.95
 """The target where none is given: this share of the best mean validation value of the task."""
 
-SECTIONS: Final = ("method", "partition", "scheduler", "fleet", "task", "run", "runtime", "log")
+SECTIONS: Final = (
+    "method",
+    "compression",
+    "partition",
+    "scheduler",
+    "fleet",
+    "task",
+    "run",
+    "runtime",
+    "log",
+)
 """Of the configuration, the most telling first."""
+USUAL: Final = {f"config.method.{name}": value for name, value in flatten(ADDED).items()}
+"""What older runs lack, and what it stands for there."""
 NOT_COMPARED: Final = ("run.target", "run.num_rounds", "run.eval_every", "runtime")
 """Settings that may differ between methods without making their comparison unfair."""
 
@@ -101,7 +115,18 @@ def differing(runs: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     """Those of `keys` that do not hold one value in all `runs`."""
     if len(runs) == 1:  # of most methods there is one variant
         return []
-    return [key for key in keys if len(set(map(repr, runs[key]))) > 1]
+    return [key for key in keys if len(set(_told(runs[key], key))) > 1]
+
+
+def _told(column: "pd.Series[Any]", key: str) -> list[str]:
+    """Values as text."""
+    return [repr(_usual(value, key)) for value in column]
+
+
+def _usual(value: Any, key: str) -> Any:
+    if key not in USUAL:
+        return value
+    return USUAL[key] if pd.isna(value) or value == USUAL[key] else value
 
 
 def label_variants(runs: pd.DataFrame) -> "pd.Series[str]":
@@ -118,7 +143,7 @@ def label_variants(runs: pd.DataFrame) -> "pd.Series[str]":
         variants = group.drop_duplicates("digest")
         told = telling(variants, differing(variants, keys))
         for _, row in variants.iterrows():
-            settings = [f"{_short_key(key)}={_plain(row[key])}" for key in told]
+            settings = [f"{_short_key(key)}={_plain(_usual(row[key], key))}" for key in told]
             members = group.index[group["digest"] == row["digest"]]
             labels[members] = f"{name} ({', '.join(settings)})" if settings else name
     return _unique(runs, labels)
@@ -160,6 +185,8 @@ def _plain(value: object) -> str:
         return "none"
     if isinstance(value, float):
         return f"{value:g}"
+    if re.fullmatch(r"\[.*\]", str(value)):  # a list, as `flatten` tells it
+        return "+".join(str(part) for part in json.loads(str(value))) or "none"
     return str(value).rstrip("/").rsplit("/", 1)[-1]  # of a path its end
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from harness.config import CompressionConfig, as_dict
 from harness.report import load, tables
 from harness.types import ConfigError
 
@@ -123,6 +124,22 @@ def test_labels_name_a_section_by_its_name(write_run):
     assert tables.label_variants(results.runs).tolist() == [
         "fedavg (partition=iid)",
         "fedavg (partition=shards)",
+    ]
+
+
+def test_what_an_older_run_lacks_does_not_tell_it_apart(write_run):
+    write_run("fpl", digest="aaaaaaaa", config={"method": {"junction": "f1"}})
+    newer = {"method": {"junction": "f2", "micro_batches": 1}, "compression": as_dict(CompressionConfig())}
+    results = load(write_run("fpl", digest="bbbbbbbb", config=newer).parent)
+    assert sorted(tables.label_variants(results.runs)) == ["fpl (junction=f1)", "fpl (junction=f2)"]
+
+
+def test_compression_tells_variants_apart(write_run):
+    write_run("fedavg", digest="aaaaaaaa")
+    results = load(write_run("fedavg", digest="bbbbbbbb", config={"compression": {"name": "topk"}}).parent)
+    assert sorted(tables.label_variants(results.runs)) == [
+        "fedavg (compression=none)",
+        "fedavg (compression=topk)",
     ]
 
 
