@@ -247,9 +247,7 @@ def _bought_picture(
     results: Results, table: pd.DataFrame, budget: Budget, *, task: str, key: str, out: Path
 ) -> curves.Picture:
     metric = str(table["metric"].iloc[0])
-    title = (
-        f"What a budget buys: test {tables.named(metric)} within so much {tables.TITLES[budget.axis].lower()}"
-    )
+    title = f"Test {tables.named(metric)} within a budget of {tables.TITLES[budget.axis].lower()}"
     styles = curves.styles_of(table.loc[~table["reference"], "variant"].tolist())
     grid = np.linspace(0.0, 1.25 * budget.amount, 251)[1:]
     found = bought(results, task=task, axis=budget.axis, grid=grid)
@@ -267,6 +265,13 @@ def _bought_picture(
             line.set(color=style.colour, linestyle=style.dash, marker=style.marker)
             axes.fill_between(grid, low, high, color=style.colour, alpha=0.14, lw=0, step="post")
         axes.axvline(budget.amount, color=curves.INK, lw=0.9, ls=(0, (2, 2)))
+        axes.annotate(
+            f"{budget.told} ",
+            (budget.amount, 0.03),
+            xycoords=("data", "axes fraction"),
+            ha="right",
+            fontsize=8,
+        )
         if names:
             curves.metric_axis(axes, metric, [np.nanmax(found[name][0], keepdims=True) for name in names])
         curves.cost_axis(axes, budget.axis, [(0.0, float(grid[-1]))])

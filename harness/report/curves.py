@@ -298,7 +298,8 @@ def cost_axis(axes: Axes, axis: str, ranges: Sequence[tuple[float, float]]) -> N
         return
     scale = scale_of(high, axis)
     # From zero, unless all that is drawn lies so far from it that no tick would be left.
-    start = 0.0 if low < high / 2 else low
+    first = min(start for start, _ in ranges)
+    start = 0.0 if first < high / 2 else first
     ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(start / scale.factor, high / scale.factor)
     axes.xaxis.set_major_locator(FixedLocator([tick * scale.factor for tick in ticks]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / scale.factor:g}"))
@@ -326,7 +327,7 @@ def render(
     if png is not None:
         with matplotlib.rc_context({**SETTINGS, "grid.color": "#d5dae1", "axes.titlesize": 11}):
             on_white = _figure(draw, entries)
-            on_white.suptitle(title, fontsize=11)
+            on_white.suptitle(title, fontsize=10)
             on_white.savefig(png, dpi=200)
     with matplotlib.rc_context(SETTINGS):
         text = io.StringIO()
