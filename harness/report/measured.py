@@ -26,12 +26,14 @@ STATISTICS: Final = (
     "final",
     "best",
     "lowest_val_loss",
+    "early_swing",
     *(f"{cost}_to" for cost in SPENT),
     *(f"total_{cost}" for cost in SPENT),
 )
 """`final`: test metric of the last round; `best`: test metric at the round of best val (or a formula of the
-question there); `lowest_val_loss`: the round, from 1, where the loss on val was lowest; `<cost>_to`: what was
-spent when the metric reached `target`; `total_<cost>`: what the run cost."""
+question there); `lowest_val_loss`: the round, from 1, where the loss on val was lowest; `early_swing`: what
+the test metric loses from one evaluation to the next, summed over the first half of a run; `<cost>_to`: what
+was spent when the metric reached `target`; `total_<cost>`: what the run cost."""
 COMPARISONS: Final = ("difference", "ratio")
 
 Floats = NDArray[np.float64]
@@ -186,6 +188,9 @@ def _statistic(run: Row, rounds: pd.DataFrame, question: Question) -> tuple[floa
         value = float(run.get(key, math.nan))
         return value, value
     spent = rounds.assign(rounds=rounds["round"] + 1)
+    if question.statistic == "early_swing":
+        value = _swing(rounds, f"eval/{metric}")
+        return value, value
     if question.statistic == "lowest_val_loss":
         return _lowest(spent, planned=int(run["config.run.num_rounds"]))
     if question.statistic.startswith("total_"):
@@ -198,6 +203,12 @@ def _statistic(run: Row, rounds: pd.DataFrame, question: Question) -> tuple[floa
         return float(hits.iloc[0]), float(hits.iloc[0])
     # Not reached: more than the whole run, nobody knows how much.
     return float(column.iloc[-1]), math.inf
+
+
+def _swing(rounds: pd.DataFrame, key: str) -> float:
+    values = rounds[key].dropna().to_numpy(np.float64) if key in rounds else np.empty(0)
+    early = values[: max(2, math.ceil(len(values) / 2))]
+    return float(np.clip(-np.diff(early), 0.0, None).sum()) if len(early) > 1 else math.nan
 
 
 def _lowest(rounds: pd.DataFrame, *, planned: int) -> tuple[float, float]:

@@ -256,6 +256,12 @@ def test_the_round_of_the_lowest_validation_loss(tmp_path: Path) -> None:
     assert (last.as_dict()["low"], last.as_dict()["high"]) == (4.0, None)
 
 
+def test_falls_in_the_first_half_of_a_run(tmp_path: Path) -> None:
+    write_runs(tmp_path, "avg", [[0.5, 0.4, 0.8, 0.7, 0.9, 0.1]] * 5)
+    swing = {"statistic": "early_swing", "tolerance": 1e-9}
+    assert ask(tmp_path, **swing, expected=0.1).outcome == "holds"  # 0.5 to 0.4; later falls do not count
+
+
 def test_a_formula_over_each_run(tmp_path: Path) -> None:
     write_runs(tmp_path, "avg", FIVE)
     write_runs(tmp_path, "sgd", FIVE)
