@@ -78,7 +78,9 @@ class Verdict:
         found = "" if self.found is None else plain(self.found)
         if m is not None:
             seeds = f"{m.seeds} seed{'s' if m.seeds > 1 else ''}"
-            found = f"{found} [{m.low:.4g}, {m.high:.4g}], {seeds}, {m.scale} scale".strip()
+            found = (
+                f"{found} [{round(m.low, 12):.4g}, {round(m.high, 12):.4g}], {seeds}, {m.scale} scale".strip()
+            )
         conditional = self.outcome is Outcome.CONDITION
         verdict = f"{self.outcome}: {self.conditions}" if conditional else str(self.outcome)
         return f"{c.paper}/{c.id} ({c.source})\n{c.claim}", c.expected.told(self.bound), found, verdict
