@@ -172,5 +172,5 @@ def _to_object(tree: DictConfig, prefix: str = "") -> Any:
 
 def _one_line(error: OmegaConfBaseException, prefix: str) -> ConfigError:
     reason = " ".join(str(error).split("full_key:")[0].split())
-    at = f"{prefix}{error.full_key}: " if error.full_key else prefix
-    return ConfigError(f"{at}{reason}")
+    at = f"{prefix}{error.full_key}".removesuffix(".")
+    return ConfigError(f"{at}: {reason}" if at else reason)

@@ -60,7 +60,7 @@ class Verdict:
         c, m = self.claim, self.measurement
         return {
             "id": c.id, "paper": c.paper, "source": c.source, "claim": c.claim, "kind": c.kind,
-            "expected": c.expected.told(self.bound), "bound": self.bound,
+            "expected": c.expected.told(self.bound), "bound": _finite(self.bound),
             "tolerance": c.expected.slack(self.bound), "found": self.found,
             "low": _finite(m.low) if m else None, "high": _finite(m.high) if m else None,
             "seeds": m.seeds if m else None, "scale": m.scale if m else None,
@@ -145,8 +145,8 @@ class Facts:
 
 
 def names_of(claim: Claim) -> list[str]:
-    """The names in a claim's own formula."""
-    return names_in(parse(str(claim.value)))
+    """What a benchmark's claim asks for, in value and expectation."""
+    return sorted({*names_in(parse(str(claim.value))), *names_in(parse(claim.expected.formula))})
 
 
 def printed(file: Path) -> dict[str, Any]:
@@ -155,10 +155,10 @@ def printed(file: Path) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for quantity in read_printed(file, full=full):
         for path, value in quantity.printed.items():
-            below = tree
-            for key in (quantity.name, *path[:-1]):
+            below, (*above, last) = tree, (quantity.name, *path)
+            for key in above:
                 below = below.setdefault(key, {})
-            below[path[-1]] = value
+            below[last] = value
     return tree
 
 
@@ -237,10 +237,12 @@ def _judge(claim: Claim, facts: Facts, results: frames.Results | None) -> Verdic
         return facts.of(claim, name)
 
     expected = claim.expected
+    if claim.of_a_benchmark and not facts.measured(claim):
+        # What it expects may be numbers alone, but may not be.
+        bound = math.nan if names_in(parse(expected.formula)) else evaluate(expected.formula, names=names)
+        return Verdict(claim, Outcome.NOT_RUN, bound, None, claim.conditions)
     bound = evaluate(expected.formula, names=names)
     slack = expected.slack(bound)
-    if claim.of_a_benchmark and not facts.measured(claim):
-        return Verdict(claim, Outcome.NOT_RUN, bound, None, claim.conditions)
     if claim.value is not None:
         found = evaluate(claim.value, names=names)
         right = decide(expected.relation, low=found, high=found, bound=bound, slack=slack)

@@ -248,6 +248,9 @@ def _check_names(expected: str, value: str | None, *, kind: str, setups: Mapping
     for formula in filter(None, (expected, value)):
         for name in names_in(parse(formula)):
             require(name in setups, f"{formula!r}: nothing is called {name}{nearest(name, list(setups))}")
+    asked = {setups[name][0] for name in names_in(parse(expected))}
+    require(asked <= {"bench"} if kind == "bench" else "bench" not in asked,
+            f"expected: {expected!r}: names of bench stand with names of bench")  # fmt: skip
     if value is None:
         return
     sections = {setups[name][0] for name in names_in(parse(value))}

@@ -299,7 +299,7 @@ def cost_axis(axes: Axes, axis: str, ranges: Sequence[tuple[float, float]]) -> N
     scale = scale_of(high, axis)
     # From zero, unless all that is drawn lies so far from it that no tick would be left.
     first = min(start for start, _ in ranges)
-    start = 0.0 if first < high / 2 else first
+    start = first if high / 2 <= first < high else 0.0
     ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(start / scale.factor, high / scale.factor)
     axes.xaxis.set_major_locator(FixedLocator([tick * scale.factor for tick in ticks]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / scale.factor:g}"))

@@ -19,6 +19,7 @@ from harness.config import ADDED, NOT_HASHED, Config, as_dict, nearest, require
 from harness.report.frames import SPENT, Results, flatten
 from harness.report.printed import Reader
 from harness.run.sweep import Cell, expand, read_sections
+from harness.types import ConfigError
 
 MIN_SEEDS: Final = 5
 """Fewer do not make a verdict."""
@@ -149,7 +150,8 @@ def measure(question: Question, results: Results) -> Measurement | None:
 def _samples(cfg: Config, question: Question, side: int, results: Results) -> dict[int, tuple[float, float]]:
     """Seed -> bounds of the statistic, from the finished runs of this configuration."""
     wanted = _settings({f"config.{key}": value for key, value in flatten(as_dict(cfg)).items()})
-    found = {}
+    found: dict[int, tuple[float, float]] = {}
+    refused: list[ConfigError] = []
     for run in results.runs[results.runs["finished"]].to_dict("records"):
         if _settings(run) == wanted:
             rounds = results.rounds[results.rounds["run_id"] == run["run_id"]].sort_values("round")
@@ -158,9 +160,15 @@ def _samples(cfg: Config, question: Question, side: int, results: Results) -> di
                 low, high = _statistic(run, rounds, question)
             else:
                 best = question.statistic == "best"
-                low = high = Reader(cfg, run, rounds, known={}).value(formula, best=best)
+                try:
+                    low = high = Reader(cfg, run, rounds, known={}).value(formula, best=best)
+                except ConfigError as error:  # an older run may lack a metric
+                    refused.append(error)
+                    continue
             if not math.isnan(low):
                 found[int(run["seed"])] = (low, high)
+    if refused and not found:
+        raise refused[0]
     return found
 
 
@@ -192,7 +200,7 @@ def _statistic(run: Row, rounds: pd.DataFrame, question: Question) -> tuple[floa
         value = _swing(rounds, f"eval/{metric}")
         return value, value
     if question.statistic == "lowest_val_loss":
-        return _lowest(spent, planned=int(run["config.run.num_rounds"]))
+        return _lowest(spent, run)
     if question.statistic.startswith("total_"):
         value = float(spent[question.statistic.removeprefix("total_")].iloc[-1])
         return value, value
@@ -211,13 +219,16 @@ def _swing(rounds: pd.DataFrame, key: str) -> float:
     return float(np.clip(-np.diff(early), 0.0, None).sum()) if len(early) > 1 else math.nan
 
 
-def _lowest(rounds: pd.DataFrame, *, planned: int) -> tuple[float, float]:
+def _lowest(rounds: pd.DataFrame, run: Row) -> tuple[float, float]:
     losses = rounds.dropna(subset=["val/loss"]) if "val/loss" in rounds else rounds.iloc[:0]
     if losses.empty:
         return math.nan, math.nan
     number = float(losses.sort_values("val/loss", kind="stable")["rounds"].iloc[0])
-    # Still falling when the rounds were used up: there or later.
-    return number, math.inf if number >= planned else number
+    after, patience = len(rounds) - number, run.get("config.method.patience")
+    used_up = len(rounds) >= int(run["config.run.num_rounds"])
+    # Rounds were used up before patience was: the lowest may have been still to come.
+    waited = after >= patience if patience and patience == patience else after > 0
+    return number, math.inf if used_up and not waited else number
 
 
 def _interval(sides: Sequence[Floats], compare: str) -> tuple[float, float, float]:

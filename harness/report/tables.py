@@ -4,6 +4,7 @@ Test values are read at the round of the best validation value, and a target cou
 round whose validation value reaches it: nothing is chosen by looking at the test set.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -163,7 +164,7 @@ def telling(variants: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     chosen: list[str] = []
 
     def told(key: str) -> int:
-        return len(variants[[*chosen, key]].map(repr).drop_duplicates())
+        return len(set(zip(*(_told(variants[k], k) for k in (*chosen, key)), strict=True)))
 
     for _ in range(4):
         best = max((key for key in ordered if key not in chosen), key=told, default=None)
@@ -186,7 +187,8 @@ def _plain(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if re.fullmatch(r"\[.*\]", str(value)):  # a list, as `flatten` tells it
-        return "+".join(str(part) for part in json.loads(str(value))) or "none"
+        with contextlib.suppress(ValueError):  # or a text in brackets
+            return "+".join(str(part) for part in json.loads(str(value))) or "none"
     return str(value).rstrip("/").rsplit("/", 1)[-1]  # of a path its end
 
 

@@ -66,10 +66,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="JSON for `harness claims`, e.g. results/bench/step_time.json"
     )
-    parser.add_argument(
-        "--out", type=Path, help="JSON for `harness claims`, e.g. results/bench/step_time.json"
-    )
     args = parser.parse_args()
+    if args.out and (args.small, args.large) != (8, 110):
+        parser.error("--out is for the networks of the claim, ResNet-8 and ResNet-110")
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     inputs = torch.randn(args.batch, *CIFAR, device=device).contiguous(memory_format=torch.channels_last)

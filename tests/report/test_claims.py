@@ -277,6 +277,30 @@ def test_a_formula_over_each_run(tmp_path: Path) -> None:
         ask(tmp_path, value="at.eval.f1", expected="> 0")
 
 
+def test_a_run_that_lacks_the_metric_is_left_out(tmp_path: Path) -> None:
+    write_runs(tmp_path, "avg", FIVE)
+    rounds = next((tmp_path / "results").glob("*-0")) / "rounds.jsonl"
+    rounds.write_text(rounds.read_text().replace("val/loss", "val/older"))
+    found = ask(tmp_path, value="at.val.loss", expected="> 0")
+    assert found.measurement is not None
+    assert (found.measurement.seeds, found.outcome) == (4, "indicative")
+
+
+def test_a_lowest_loss_before_patience_was_used_up_may_not_be_the_lowest(tmp_path: Path) -> None:
+    write_claims(tmp_path, [])
+    views = "partition: views, partition.num_clients: 5, method.junction: 1, method.patience: 2"
+    (tmp_path / "sweeps/toy/table.yaml").write_text(
+        f"base: {{task: digits, run.num_rounds: 4, {views}}}\n"
+        "variants: {avg: {method: fpl}}\n"
+        "grid: {run.seed: [0, 1, 2, 3, 4]}\n"
+    )
+    write_runs(tmp_path, "avg", [[0.5, 0.6, 0.8, 0.7]] * 5)
+    capped = ask(tmp_path, statistic="lowest_val_loss", expected=3)
+    assert (capped.outcome, capped.as_dict()["high"]) == ("indicative", None)
+    write_runs(tmp_path, "avg", [[0.5, 0.8, 0.7, 0.7]] * 5)
+    assert ask(tmp_path, statistic="lowest_val_loss", expected=2).outcome == "holds"
+
+
 def test_a_difference_less_another(tmp_path: Path) -> None:
     write_runs(tmp_path, "avg", FIVE)
     write_runs(tmp_path, "sgd", [[x - 0.1 for x in curve] for curve in FIVE])
@@ -292,6 +316,11 @@ def test_what_a_paper_printed_is_read_from_its_sweep(tmp_path: Path) -> None:
     write_claims(tmp_path, [])
     (tmp_path / "sweeps/toy/table.yaml").write_text(SWEEP + printed)
     claim = {"kind": "analytic", "value": "table.Top.avg / table.Top.sgd"}
+    (tmp_path / "sweeps/toy/one.yaml").write_text(
+        SWEEP + "printed: [{quantity: Top, unit: m, value: at.eval.metric, values: 7}]"
+    )
+    alone = {"kind": "analytic", "value": "one.Top", "expected": 7}
+    assert judge(tmp_path, alone, printed={"one": "one.yaml"}).outcome == "holds"
     found = judge(tmp_path, claim | {"expected": 1.5}, printed={"table": "table.yaml"})
     assert found.outcome == "holds"
     assert found.command.startswith("harness reproduce ")
@@ -307,8 +336,11 @@ def test_a_benchmark_is_read_from_what_it_wrote(tmp_path: Path, repeats: int | N
         (tmp_path / "results" / "bench").mkdir(parents=True)
         told = {"repeats": repeats, "given": [{"exponent": 0.9}, {"exponent": 1.0}]}
         (tmp_path / "results" / "bench" / "planning.json").write_text(json.dumps(told))
-    claim = {"kind": "measured", "value": "max(planning.given.exponent)", "expected": "<= 1.1"}
-    assert judge(tmp_path, claim, bench={"planning": "planning.json"}).outcome == outcome
+    for expected in ("<= 1.1", "<= 0.3 * planning.repeats"):
+        claim = {"kind": "measured", "value": "max(planning.given.exponent)", "expected": expected}
+        found = judge(tmp_path, claim, bench={"planning": "planning.json"})
+        assert found.outcome == outcome
+        json.dumps(found.as_dict(), allow_nan=False)
 
 
 def test_a_target_that_was_not_reached_bounds_from_below(tmp_path: Path) -> None:

@@ -134,6 +134,24 @@ def test_what_an_older_run_lacks_does_not_tell_it_apart(write_run):
     assert sorted(tables.label_variants(results.runs)) == ["fpl (junction=f1)", "fpl (junction=f2)"]
 
 
+def test_of_many_differences_none_is_what_an_older_run_lacks(write_run):
+    older = {"method": {"junction": "f1"}, "task": {"a": 1, "b": 1, "c": 1}}
+    newer = {"method": {"junction": "f1", "micro_batches": 1}, "task": {"a": 2, "b": 2, "c": 2}}
+    write_run("fpl", digest="aaaaaaaa", config=older)
+    write_run("fpl", digest="bbbbbbbb", config=newer)
+    third = {"method": {"junction": "f1", "micro_batches": 4}, "task": {"a": 2, "b": 2, "c": 2}}
+    results = load(write_run("fpl", digest="cccccccc", config=third).parent)
+    labels = tables.label_variants(results.runs)
+    assert labels.nunique() == 3
+    assert not labels.str.contains("#").any()
+
+
+def test_a_text_in_brackets_is_a_text(write_run):
+    write_run("fedavg", digest="aaaaaaaa", config={"method": {"note": "[abc]"}})
+    results = load(write_run("fedavg", digest="bbbbbbbb", config={"method": {"note": ["a", "b"]}}).parent)
+    assert sorted(tables.label_variants(results.runs)) == ["fedavg (note=[abc])", "fedavg (note=a+b)"]
+
+
 def test_compression_tells_variants_apart(write_run):
     write_run("fedavg", digest="aaaaaaaa")
     results = load(write_run("fedavg", digest="bbbbbbbb", config={"compression": {"name": "topk"}}).parent)
