@@ -31,5 +31,9 @@ class ConfigError(ValueError):
     """A mistake of the user's: one line with what, got, fix and key path."""
 
 
+class WorkerLost(RuntimeError):
+    """A process that hosted clients died; the round has to be played again."""
+
+
 class DataError(ConfigError):
     """A data file that is missing, cut short, of a wrong shape or checksum: names the file and the reason."""

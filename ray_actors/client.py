@@ -3,10 +3,8 @@
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 
 from harness.exchange.client import Receipt, Reply, Request
 from harness.exchange.payloads import Payload
@@ -63,13 +61,3 @@ class ClientActor:
     def _worker(self) -> Worker:
         assert self.worker is not None, "setup comes first"
         return self.worker
-
-
-def hire_one(actor: Any, *, cpus: float = 0.0, gpus: float = 0.0, outside: bool = False) -> ActorHandle[Any]:
-    """Start one actor of a class; server and scheduler hold no core, since they work while clients wait.
-
-    Where the caller sits in a placement group, so does the actor, unless it is to be found room `outside`.
-    """
-    place = "DEFAULT" if outside else None
-    handle: ActorHandle[Any] = actor.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=place).remote()
-    return handle

@@ -19,8 +19,9 @@ from harness.exchange.worker import Job
 from harness.run.records import Commit
 from harness.run.runtime import EngineLost, Running
 from harness.types import ConfigError
-from ray_actors.client import ClientActor, hire_one
-from ray_actors.scheduler import SchedulerActor
+from ray_actors.client import ClientActor
+from ray_actors.hire import hire_one
+from ray_actors.scheduler import SchedulerActor, planned
 from ray_actors.server import Layout, ServerActor
 
 RESERVE = 0.1
@@ -110,7 +111,7 @@ class RayRuntime:
         job_ref = ray.put(job)
         ray.get(
             [
-                crew.scheduler.setup.remote(job.cfg, job.partition.sizes),
+                crew.scheduler.setup.remote(planned(job.cfg), job.partition.sizes),
                 *(actor.setup.remote(job_ref) for actor in crew.clients),
             ]
         )

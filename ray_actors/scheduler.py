@@ -1,5 +1,10 @@
-"""SchedulerActor: a Scheduler in a process of its own, and the handle the engine plans with."""
+"""SchedulerActor: a Scheduler in a process of its own, and the handle the engine plans with.
 
+Nothing here imports Lightning, which takes a process seconds to import; so the configuration of the method,
+whose module does, stays behind.
+"""
+
+import dataclasses
 import os
 import time
 from collections.abc import Mapping
@@ -11,13 +16,13 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
-from harness.config import Config
+from harness.config import Config, MethodConfig
 from harness.cost.submodel import SubmodelProfile
-from harness.exchange.transport import WorkerLost
+from harness.cost.work import LocalWork
 from harness.scheduling.plan import RoundPlan
 from harness.scheduling.scheduler import Scheduler
-from harness.types import SubmodelId
-from ray_actors.client import hire_one
+from harness.types import SubmodelId, WorkerLost
+from ray_actors.hire import hire_one
 
 
 @ray.remote
@@ -53,6 +58,15 @@ class SchedulerActor:
         self.scheduler.load_state_dict(state)
 
 
+def planned(cfg: Config) -> Config:
+    """What a scheduler has to know of a run."""
+    method = cfg.method
+    if not isinstance(method, LocalWork):
+        return dataclasses.replace(cfg, method=MethodConfig(method.name))
+    work = LocalWork(method.name, method.batch_size, method.local_epochs, method.local_steps)
+    return dataclasses.replace(cfg, method=work)
+
+
 class RemoteScheduler:
     """The engine's handle: a dead scheduler is started anew and takes up the round's first state."""
 
@@ -85,7 +99,7 @@ class RemoteScheduler:
             ray.get(self.actor.load_state_dict.remote(state))
         except RayActorError:
             self.actor = hire_one(SchedulerActor)
-            ray.get(self.actor.setup.remote(self.cfg, self.sizes))
+            ray.get(self.actor.setup.remote(planned(self.cfg), self.sizes))
             ray.get(self.actor.load_state_dict.remote(state))
 
     def _ask(self, name: str, *words: Any, **named: Any) -> Any:

@@ -11,7 +11,8 @@ from ray.actor import ActorHandle
 from harness.exchange.worker import Job
 from harness.run.engine import Engine
 from harness.run.records import Commit
-from ray_actors.client import ClientActor, hire_one
+from ray_actors.client import ClientActor
+from ray_actors.hire import hire_one
 from ray_actors.scheduler import RemoteScheduler
 from ray_actors.transport import RayTransport, Spawn
 

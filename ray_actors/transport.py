@@ -11,9 +11,9 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from harness.exchange.client import Receipt, Reply, Request
 from harness.exchange.payloads import Payload
-from harness.exchange.transport import Ticket, WorkerLost
+from harness.exchange.transport import Ticket
 from harness.learning.aggregation import Accumulator
-from harness.types import SubmodelId
+from harness.types import SubmodelId, WorkerLost
 
 T = TypeVar("T")
 DEPTH = 2

@@ -18,10 +18,6 @@ Ticket: TypeAlias = Any
 """What a transport gives for a request that it carries in the background."""
 
 
-class WorkerLost(RuntimeError):
-    """A process that hosted clients died; the round has to be played again."""
-
-
 class Transport(Protocol):
     """Carries requests to clients and brings replies back, in the order asked."""
 

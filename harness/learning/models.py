@@ -9,7 +9,8 @@ import lightning as L
 import torch
 from torch import nn
 
-from harness.config import MethodConfig, nearest, require
+from harness.config import nearest, require
+from harness.cost.work import LocalWork
 from harness.data.task import Task
 from harness.types import ConfigError
 from lightning_modules.classifier import Classifier
@@ -19,7 +20,7 @@ Parameters = Iterable[nn.Parameter]
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingConfig(MethodConfig):
+class TrainingConfig(LocalWork):
     """Local training: what every method that trains at clients shares. Extend it, or override defaults."""
 
     optimizer: str = "sgd"
@@ -36,12 +37,6 @@ class TrainingConfig(MethodConfig):
     """L2 coefficient inside the optimizer."""
     amsgrad: bool = False
     """Variant of adam."""
-    batch_size: int = 10
-    """Examples per step; 0 takes the whole shard."""
-    local_epochs: int = 1
-    """Passes over the shard per round."""
-    local_steps: int | None = None
-    """Steps per round instead of whole epochs; stops early within local_epochs' order, repeats beyond it."""
 
     @property
     def num_slots(self) -> int:

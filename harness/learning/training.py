@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.data.task import Batch, Shard
@@ -111,15 +109,6 @@ class BatchStream:
         """Stand where `state_dict` was taken."""
         self.drawn, self.order = state["drawn"], state["order"]
         self.generator.set_state(state["random"])
-
-
-def examples_seen(num_examples: NDArray[np.int64], cfg: TrainingConfig) -> NDArray[np.int64]:
-    """Examples that `training_batches` yields in a round for shards of these sizes [K]."""
-    if cfg.local_steps is None:
-        return num_examples * cfg.local_epochs
-    size = cfg.batch_size or np.maximum(num_examples, 1)
-    passes, steps = np.divmod(cfg.local_steps, -(-num_examples // size))
-    return passes * num_examples + np.minimum(steps * size, num_examples)
 
 
 def to_device(batch: Batch, place: Workplace) -> Batch:

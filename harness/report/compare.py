@@ -243,6 +243,12 @@ def _pictures(
     return pictures
 
 
+def _mark(axes: Axes, budget: Budget) -> None:
+    axes.axvline(budget.amount, color=curves.INK, lw=0.9, ls=(0, (2, 2)))
+    place = (budget.amount, 0.03)
+    axes.annotate(f"{budget.told} ", place, xycoords=("data", "axes fraction"), ha="right", fontsize=8)
+
+
 def _bought_picture(
     results: Results, table: pd.DataFrame, budget: Budget, *, task: str, key: str, out: Path
 ) -> curves.Picture:
@@ -264,14 +270,7 @@ def _bought_picture(
             )
             line.set(color=style.colour, linestyle=style.dash, marker=style.marker)
             axes.fill_between(grid, low, high, color=style.colour, alpha=0.14, lw=0, step="post")
-        axes.axvline(budget.amount, color=curves.INK, lw=0.9, ls=(0, (2, 2)))
-        axes.annotate(
-            f"{budget.told} ",
-            (budget.amount, 0.03),
-            xycoords=("data", "axes fraction"),
-            ha="right",
-            fontsize=8,
-        )
+        _mark(axes, budget)
         if names:
             curves.metric_axis(axes, metric, [np.nanmax(found[name][0], keepdims=True) for name in names])
         curves.cost_axis(axes, budget.axis, [(0.0, float(grid[-1]))])

@@ -15,7 +15,7 @@ from harness.exchange.cohort import Cohort, Party
 from harness.exchange.compression import remembers
 from harness.exchange.flights import Flight
 from harness.exchange.states import StateStore
-from harness.exchange.transport import Transport, WorkerLost
+from harness.exchange.transport import Transport
 from harness.exchange.worker import Job
 from harness.learning.seeding import derive, seed_torch
 from harness.learning.workplace import Workplace
@@ -26,7 +26,7 @@ from harness.run.records import Commit
 from harness.run.traffic import submodels_of
 from harness.scheduling.fleet import build_fleet, server_profile
 from harness.scheduling.plan import RoundPlan
-from harness.types import SERVER, ClientId, Phase, Status, SubmodelId
+from harness.types import SERVER, ClientId, Phase, Status, SubmodelId, WorkerLost
 
 
 class Planner(Protocol):

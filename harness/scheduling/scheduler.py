@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from harness.config import Config
 from harness.cost.submodel import SubmodelProfile
-from harness.learning.models import TrainingConfig
+from harness.cost.work import LocalWork, examples_seen
 from harness.learning.seeding import numpy_generator
-from harness.learning.training import examples_seen
 from harness.scheduling.fleet import build_fleet
 from harness.scheduling.plan import RoundPlan
 from harness.scheduling.policies import load_policy
@@ -90,6 +89,6 @@ class Scheduler:
 
     def _examples_seen(self) -> NDArray[np.int64] | None:
         method = self.cfg.method
-        if self.num_examples is None or not isinstance(method, TrainingConfig):
+        if self.num_examples is None or not isinstance(method, LocalWork):
             return self.num_examples
         return examples_seen(self.num_examples, method)

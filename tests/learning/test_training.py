@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.config import TaskConfig
+from harness.cost.work import examples_seen
 from harness.data.task import Shard, Task
 from harness.data.tasks import load_task
 from harness.learning.models import (
@@ -25,7 +26,7 @@ from harness.learning.models import (
     make_optimizer,
     optimizer_state,
 )
-from harness.learning.training import Trained, examples_seen, train, training_batches
+from harness.learning.training import Trained, train, training_batches
 from harness.learning.workplace import Workplace
 from harness.types import ConfigError
 from lightning_modules.classifier import Classifier

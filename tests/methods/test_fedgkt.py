@@ -12,13 +12,13 @@ from torch import nn
 
 from harness.data.task import Batch
 from harness.exchange.payloads import Knowledge, Logits
-from harness.exchange.transport import LocalTransport, WorkerLost
+from harness.exchange.transport import LocalTransport
 from harness.exchange.worker import Job, Worker
 from harness.learning.evaluation import evaluate
 from harness.learning.training import training_batches
 from harness.learning.weights import load_state, state_of
 from harness.methods.fedgkt import FedGKT, FedGKTClient, named
-from harness.types import SERVER, ClientId, ConfigError
+from harness.types import SERVER, ClientId, ConfigError, WorkerLost
 
 SMALL = (
     "method=fedgkt",

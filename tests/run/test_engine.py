@@ -17,11 +17,11 @@ from harness.cost.devices import find_profile
 from harness.cost.ledger import COSTS, sum_costs
 from harness.exchange.client import Receipt, Reply, Request
 from harness.exchange.payloads import Payload
-from harness.exchange.transport import LocalTransport, WorkerLost
+from harness.exchange.transport import LocalTransport
 from harness.exchange.worker import Job, Worker
 from harness.learning.aggregation import Accumulator
 from harness.run import checkpoint
-from harness.types import SERVER, ClientId, SubmodelId
+from harness.types import SERVER, ClientId, SubmodelId, WorkerLost
 
 PIXELS, CLASSES = 64, 4
 PARAMS = PIXELS * CLASSES + CLASSES
