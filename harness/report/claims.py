@@ -137,16 +137,11 @@ class Facts:
 
     def measured(self, claim: Claim) -> bool:
         """Whether the benchmarks that a claim asks have left their files."""
-        return all((self._bench / claim.setups[name][1][0]).is_file() for name in names_of(claim))
+        return all((self._bench / claim.setups[name][1][0]).is_file() for name in claim.names)
 
     def repeats(self, claim: Claim) -> int:
         """Of the benchmark with the fewest."""
-        return min(int(self.of(claim, name)["repeats"]) for name in names_of(claim))
-
-
-def names_of(claim: Claim) -> list[str]:
-    """What a benchmark's claim asks for, in value and expectation."""
-    return sorted({*names_in(parse(str(claim.value))), *names_in(parse(claim.expected.formula))})
+        return min(int(self.of(claim, name)["repeats"]) for name in claim.names)
 
 
 def printed(file: Path) -> dict[str, Any]:

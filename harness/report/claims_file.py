@@ -118,6 +118,12 @@ class Claim:
     """Settings of the cells: one, two or four."""
 
     @property
+    def names(self) -> list[str]:
+        """What its formulas speak of, where it asks no runs."""
+        formulas = (str(self.value), self.expected.formula)
+        return list(dict.fromkeys(name for text in formulas for name in names_in(parse(text))))
+
+    @property
     def of_a_benchmark(self) -> bool:
         """Whether it is measured, but not on runs."""
         return self.kind == "measured" and self.question is None
@@ -126,8 +132,7 @@ class Claim:
         """Command lines that make its figure again; `scale` is that of the sweep, by default its fullest."""
         if self.sweep is not None:
             return shlex.join(["harness", "sweep", str(self.sweep), *self._words(scale)])
-        names = dict.fromkeys([*names_in(parse(str(self.value))), *names_in(parse(self.expected.formula))])
-        return "; ".join(shlex.join(_command_of(*self.setups[name])) for name in names)
+        return "; ".join(shlex.join(_command_of(*self.setups[name])) for name in self.names)
 
     def _words(self, scale: str | None) -> list[str]:
         assert self.question is not None

@@ -18,7 +18,7 @@ import yaml
 from numpy.typing import NDArray
 from pyarrow.lib import ArrowException
 
-from harness.config import CompressionConfig, as_dict
+from harness.config import ADDED, CompressionConfig, as_dict
 from harness.cost.ledger import LEDGER_COLUMNS
 from harness.run import ledger_files
 from harness.types import ConfigError
@@ -32,9 +32,9 @@ AXES: Final[Mapping[str, tuple[str, ...]]] = {
 """What can be paid for accuracy, and the running totals of rounds.jsonl that add up to it."""
 
 DRAWN: Final[Mapping[str, tuple[str, ...]]] = {"uploads": ("cost/tx_bytes_total",), **AXES}
+"""What the metric is drawn against; uploads are the narrower half of the traffic."""
 SPENT: Final = ("rounds", *DRAWN)
 """What a run spends: `rounds` counts from 1, the others are running totals."""
-"""What the metric is drawn against; uploads are the narrower half of the traffic."""
 
 SECTIONS: Final = (("best", "best"), ("totals", "total"), ("timings", "timing"), ("energy", "energy"))
 """Of summary.json, and the prefix of their columns."""
@@ -244,6 +244,10 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, list | Mapping) else value
     return flat
+
+
+USUAL: Final = {f"config.method.{name}": value for name, value in flatten(ADDED).items()}
+"""Columns that older runs lack, and what they stand for there."""
 
 
 def _mapping(value: Any, what: str) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.config import ADDED, NOT_HASHED, Config, as_dict, nearest, require
-from harness.report.frames import SPENT, Results, flatten
+from harness.config import NOT_HASHED, Config, as_dict, nearest, require
+from harness.report.frames import SPENT, USUAL, Results, flatten
 from harness.report.printed import Reader
 from harness.run.sweep import Cell, expand, read_sections
 from harness.types import ConfigError
@@ -179,13 +179,12 @@ def _settings(row: Row) -> dict[str, object]:
     """
     plain = row.get("config.compression.name", "none") == "none"
     left_out = tuple(f"config.{key}" for key in (*NOT_HASHED, "runtime", *(["compression"] if plain else [])))
-    added = {f"config.method.{key}": default for key, default in flatten(ADDED).items()}
     return {
         str(key): value
         for key, value in row.items()
         if str(key).startswith("config.")
         and not any(key == out or str(key).startswith(f"{out}.") for out in left_out)
-        and not (value is None or value != value or added.get(str(key)) == value)
+        and not (value is None or value != value or USUAL.get(str(key)) == value)
     }
 
 

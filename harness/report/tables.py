@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from harness.config import ADDED, NOT_HASHED
-from harness.report.frames import AXES, Results, flatten
+from harness.config import NOT_HASHED
+from harness.report.frames import AXES, USUAL, Results
 from harness.types import ConfigError
 
 UNITS: Final[Mapping[str, Sequence[tuple[float, str]]]] = {
@@ -57,8 +57,6 @@ SECTIONS: Final = (
     "log",
 )
 """Of the configuration, the most telling first."""
-USUAL: Final = {f"config.method.{name}": value for name, value in flatten(ADDED).items()}
-"""What older runs lack, and what it stands for there."""
 NOT_COMPARED: Final = ("run.target", "run.num_rounds", "run.eval_every", "runtime")
 """Settings that may differ between methods without making their comparison unfair."""
 
